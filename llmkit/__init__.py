@@ -1,4 +1,52 @@
 """Pretrain, fine-tune and use GPT-2-class language models: thin wrappers over Hugging Face Transformers."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+
+if TYPE_CHECKING:
+    from llmkit.errors import DamagedError, HubError, InputError, LlmkitError, RunError
+    from llmkit.loading import Loaded, load
+    from llmkit.tasks.generation import generate, generate_batch, stream
+    from llmkit.tasks.results import Generation
+
+# The public names and the module that holds each; it is imported when one of its names is first used (PEP 562).
+_HOMES = {
+    "DamagedError": "llmkit.errors",
+    "HubError": "llmkit.errors",
+    "InputError": "llmkit.errors",
+    "LlmkitError": "llmkit.errors",
+    "RunError": "llmkit.errors",
+    "Loaded": "llmkit.loading",
+    "load": "llmkit.loading",
+    "generate": "llmkit.tasks.generation",
+    "generate_batch": "llmkit.tasks.generation",
+    "stream": "llmkit.tasks.generation",
+    "Generation": "llmkit.tasks.results",
+}
+
+__all__ = [
+    "DamagedError",
+    "Generation",
+    "HubError",
+    "InputError",
+    "LlmkitError",
+    "Loaded",
+    "RunError",
+    "__version__",
+    "generate",
+    "generate_batch",
+    "load",
+    "stream",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'llmkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "llmkit"
 HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate"}
 
 # Each group is an order: a module may import its own unit and what stands left of it in its group; a lower layer is
-# open to every group that does not say otherwise. One set inside a group is a set of units that never import each other.
+# open to all.
 GROUPS: dict[str, tuple[int, tuple[str, ...]]] = {
     "L0 checkpoints": (0, ("errors", "defaults", "recipe", "runfolder", "locating", "checking")),
     "L0 windows": (0, ("errors", "windows")),

@@ -1,0 +1,103 @@
+"""`llmkit chat`: a conversation, on a terminal turn by turn, else one question and its answer."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmkit.cli import generate as generation
+from llmkit.cli import options, render, rows
+from llmkit.errors import InputError
+
+if TYPE_CHECKING:
+    from llmkit.tasks.generation import Job
+
+System = Annotated[str | None, typer.Option("--system", help="What the assistant is told before the conversation.")]
+
+
+def chat(
+    text: options.Text = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    system: System = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    num_beams: options.NumBeams = None,
+    stop: options.Stop = None,
+    seed: options.Seed = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    tokenizer: options.Tokenizer = None,
+    offline: options.Offline = False,
+    encoding: options.Encoding = "utf-8",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Talk to a model: TEXT or piped input is one question; on a terminal, turn by turn until end of input."""
+    render.NOTES.quiet = quiet
+    settings = generation.given(
+        locals(), "max_new_tokens", "temperature", "top_p", "top_k", "num_beams", "stop", "seed"
+    )
+    generation.check(settings)
+    on_terminal = text is None and sys.stdin is not None and sys.stdin.isatty()
+    question = None if on_terminal else rows.read_whole(text, encoding)
+    settings.setdefault("max_new_tokens", _whole_turn())
+    job = generation.open_job(
+        model, settings, adapter=adapter, tokenizer=tokenizer, device=device, dtype=dtype, offline=offline
+    )
+    job = _with_plain_stop(job)
+    messages = [{"role": "system", "content": system}] if system else []
+    render.NOTES.show()
+    if question is not None:
+        _answer(job, messages, question)
+        return
+    render.note("an empty line or end of input (Ctrl-D) ends the conversation")
+    while (question := _ask()) is not None:
+        try:
+            _answer(job, messages, question)
+        except InputError as err:  # one message too long does not end the conversation
+            render.show_error(str(err), err.hint)
+            messages.pop()
+
+
+def _whole_turn() -> int:
+    from llmkit.tasks.sampling import LIMIT
+
+    return LIMIT  # an answer runs to the end of its turn; the context is the bound
+
+
+def _with_plain_stop(job: Job) -> Job:
+    import dataclasses
+
+    from llmkit.encoding.prompts import PLAIN_STOP
+
+    if job.lm.tokenizer.chat_template:
+        return job
+    render.note(f"{job.lm.name} has no chat template; it continues a plain transcript")
+    return dataclasses.replace(job, stop=(*job.stop, PLAIN_STOP))
+
+
+def _ask() -> str | None:
+    render.write_aside("> ")
+    line = sys.stdin.readline()
+    return line.rstrip("\r\n") or None
+
+
+def _answer(job: Job, messages: list[dict[str, str]], question: str) -> None:
+    from llmkit.tasks.conversation import fit_history
+    from llmkit.tasks.generation import TextStream
+
+    messages.append({"role": "user", "content": question})
+    kept, dropped = fit_history(job, messages)
+    if dropped:
+        render.note(f"the {dropped} oldest messages no longer fit the context")
+        messages[:] = [dict(m) for m in kept]
+    stream = TextStream(job, job.encode(kept))
+    for piece in stream:
+        render.write(piece)
+    render.write("\n")
+    messages.append({"role": "assistant", "content": stream.result.text.strip()})

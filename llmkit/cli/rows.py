@@ -1,0 +1,161 @@
+"""Inputs, one a row: lines of text, or the column of a .jsonl, .csv or .tsv file, read lazily."""
+
+import codecs
+import csv
+import difflib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from llmkit.errors import InputError
+
+TABLES = (".jsonl", ".csv", ".tsv")
+DIALECTS: dict[str, dict[str, Any]] = {
+    ".csv": {"strict": True},
+    ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Holds one input: its number from 1, its record where it has columns, and its value or what is wrong with it."""
+
+    number: int
+    value: Any
+    record: dict[str, Any]
+    error: str | None = None
+
+
+def read_whole(text: str | None, encoding: str) -> str:
+    """Return TEXT, or all of the piped input without one final line break.
+
+    Raises:
+        InputError: There is neither, or the input is not in this encoding.
+    """
+    if text is not None:
+        return text
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("nothing to read, got no TEXT; expected TEXT, -f FILE or piped input")
+    try:
+        piped = sys.stdin.buffer.read().decode(python_name(encoding))
+    except UnicodeDecodeError as err:
+        raise InputError(f"the piped input is not {encoding} (byte {err.start})", hint=_other(encoding)) from None
+    for end in ("\r\n", "\n"):
+        if piped.endswith(end):
+            return piped[: -len(end)]
+    return piped
+
+
+def python_name(encoding: str) -> str:
+    """Return the codec for an encoding; utf-8 takes a byte order mark away.
+
+    Raises:
+        InputError: There is no such encoding.
+    """
+    try:
+        name = codecs.lookup(encoding).name
+    except LookupError:
+        raise InputError(f"no such encoding, got {encoding!r}; expected one such as utf-8 or gb18030") from None
+    return "utf-8-sig" if name == "utf-8" else name
+
+
+def _other(encoding: str) -> str:
+    return "--encoding gb18030" if codecs.lookup(encoding).name == "utf-8" else "--encoding utf-8"
+
+
+def check_file(path: Path, column: str, encoding: str) -> int:
+    """Read a file through once, without keeping it, and count its rows.
+
+    Raises:
+        InputError: It is missing, not a regular file, not in this encoding, empty, or lacks the column.
+    """
+    if not path.exists():
+        raise InputError(f"no such file: {path}")
+    if not path.is_file():
+        raise InputError(f"not a regular file: {path}")
+    line = 0
+    try:
+        with _open(path, encoding) as file:
+            for line, _ in enumerate(file, 1):  # noqa: B007 — the last number is wanted after the loop
+                pass
+    except UnicodeDecodeError as err:
+        raise InputError(
+            f"{path} is not {encoding}, from about line {line + 1}: {err.reason}", hint=_other(encoding)
+        ) from None
+    except OSError as err:
+        raise InputError(f"{path} cannot be read: {err.strerror}") from None
+    columns = read_header(path, encoding)
+    if columns is not None and column not in columns:
+        close = [c for c in columns if c.strip().lower() == column.lower()] or difflib.get_close_matches(
+            column, columns, 1
+        )
+        hint = f"--column {close[0]}" if close else "--column names another"
+        raise InputError(f"column {column!r} is not in {path}, which has: {', '.join(columns)}", hint=hint)
+    try:
+        rows = sum(1 for _ in read_rows(path, column, encoding))
+    except csv.Error as err:
+        raise InputError(f"{path} is not a {path.suffix[1:]} file: {err}") from None
+    if rows == 0:
+        raise InputError(f"no rows in {path}")
+    return rows
+
+
+def read_header(path: Path, encoding: str) -> list[str] | None:
+    """Read the column names of a .csv or .tsv file; None for other files."""
+    if path.suffix not in DIALECTS:
+        return None
+    with _open(path, encoding) as file:
+        return next(csv.reader(file, **DIALECTS[path.suffix]), [])
+
+
+def read_rows(path: Path | None, column: str, encoding: str) -> Iterator[Row]:
+    """Read the rows of a file, or of standard input where path is None."""
+    if path is None:
+        sys.stdin.reconfigure(encoding=python_name(encoding), newline="\n")  # type: ignore[union-attr]
+        yield from _read_lines(sys.stdin)
+        return
+    with _open(path, encoding) as file:
+        if path.suffix == ".jsonl":
+            yield from _read_jsonl(file, column)
+        elif path.suffix in DIALECTS:
+            csv.field_size_limit(sys.maxsize)
+            for number, record in enumerate(csv.DictReader(file, **DIALECTS[path.suffix]), 1):
+                clean = {key: value for key, value in record.items() if key is not None}
+                yield _pick(number, clean, column)
+        else:
+            yield from _read_lines(file)
+
+
+def _open(path: Path, encoding: str) -> TextIO:
+    newline = "" if path.suffix == ".csv" else "\n"
+    return path.open(encoding=python_name(encoding), newline=newline)
+
+
+def _read_lines(file: TextIO) -> Iterator[Row]:
+    for number, line in enumerate(file, 1):
+        text = line.removesuffix("\n").removesuffix("\r")
+        yield Row(number, text, {"text": text})
+
+
+def _read_jsonl(file: TextIO, column: str) -> Iterator[Row]:
+    for number, line in enumerate(file, 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as err:
+            yield Row(number, None, {}, f"not JSON: {getattr(err, 'msg', 'too deep')}")
+            continue
+        if isinstance(record, dict):
+            yield _pick(number, record, column)
+        else:
+            yield Row(number, None, {}, f"expected a JSON object, got {type(record).__name__}")
+
+
+def _pick(number: int, record: dict[str, Any], column: str) -> Row:
+    value = record.get(column)
+    if isinstance(value, str | list):
+        return Row(number, value, record)
+    got = "nothing" if column not in record else "null" if value is None else type(value).__name__
+    return Row(number, None, record, f"expected text in column {column!r}, got {got}")

@@ -1,0 +1,52 @@
+"""The process that reads pickled weights: run by itself, it has no network and keeps tensors only.
+
+python -I unpickling.py OUT FILE.bin [FILE.bin ...]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+# Events of Python's audit hooks (PEP 578) that reading weights has no need of.
+FORBIDDEN = ("socket.", "subprocess.", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "urllib.")
+
+
+def refuse(event: str, arguments: tuple[object, ...]) -> None:
+    """Refuse the network and other programs, whatever a pickle may try."""
+    if event.startswith(FORBIDDEN):
+        raise PermissionError(f"{event} is not allowed while weights are read")
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict; tied tensors become copies, since safetensors keeps no shared memory."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    return {str(name): t.detach().clone().contiguous() for name, t in state.items() if isinstance(t, torch.Tensor)}
+
+
+def main(out: Path, files: list[Path]) -> None:
+    """Write each file's tensors as safetensors, and an index where there are several."""
+    index: dict[str, str] = {}
+    total = 0
+    for number, path in enumerate(files, 1):
+        name = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
+        tensors = read_tensors(path)
+        if not tensors:
+            raise ValueError(f"{path.name} holds no tensors")
+        save_file(tensors, str(out / name), metadata={"format": "pt"})
+        index |= dict.fromkeys(tensors, name)
+        total += sum(t.numel() * t.element_size() for t in tensors.values())
+    if len(files) > 1:
+        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2, sort_keys=True)
+        (out / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.addaudithook(refuse)
+    try:
+        main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    except Exception as err:  # one line for the parent process
+        sys.exit(f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else ''}")

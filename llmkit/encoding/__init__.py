@@ -1,0 +1,1 @@
+"""From text to ids, one way for training and for use."""

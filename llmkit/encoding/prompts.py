@@ -1,0 +1,123 @@
+"""From a prompt, a text or a conversation, to the ids that a causal language model continues."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmkit.errors import InputError
+
+logger = logging.getLogger("llmkit")
+
+Message = Mapping[str, str]
+Prompt = str | Sequence[Message]
+
+ROLES = ("system", "user", "assistant")
+# The transcript that stands in for a chat template where a base model has none; a new turn of the user ends the answer.
+PLAIN_TURNS = {"system": "{}\n\n", "user": "User: {}\n", "assistant": "Assistant: {}\n"}
+PLAIN_ANSWER = "Assistant:"
+PLAIN_STOP = "\nUser:"
+
+
+def is_bert_like(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer is BERT's kind, as many Chinese GPT-2 checkpoints use it.
+
+    Such a tokenizer wraps each text in [CLS] ... [SEP] and cuts words into ##pieces; recognised by these special tokens
+    or by its WordPiece model, not by a class name.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and type(backend.model).__name__ == "WordPiece":
+        return True
+    return (tokenizer.cls_token, tokenizer.sep_token) == ("[CLS]", "[SEP]")
+
+
+def end_of_text(tokenizer: Any) -> int | None:
+    """Find the id that ends a text: end-of-text, or [SEP] where a tokenizer has none."""
+    found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    return None if found is None else int(found)
+
+
+def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """Encode a text, or a conversation through the checkpoint's chat template.
+
+    Raises:
+        InputError: The conversation is not a list of role and content, the template refuses it, or an empty prompt
+            finds no token to start from.
+    """
+    ids = encode_text(tokenizer, prompt) if isinstance(prompt, str) else encode_chat(tokenizer, prompt)
+    if ids:
+        return ids
+    candidates = (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id)
+    start = next((i for i in candidates if i is not None), None)
+    if start is None:
+        raise InputError("the prompt is empty and the tokenizer has no token to begin a text with")
+    return [int(start)]
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Encode a text that is to be continued: nothing that ends it is fed, whatever the tokenizer would add."""
+    text = replace_surrogates(text)
+    if is_bert_like(tokenizer):
+        return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    ids = [int(i) for i in tokenizer(text)["input_ids"]]
+    if ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+        bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(bare) < len(ids) and (not bare or bare[-1] != ids[-1]):
+            return ids[:-1]  # an end that the tokenizer adds, as T5's and XLM-R's do
+    return ids
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Encode a conversation up to where the assistant's next turn begins.
+
+    Raises:
+        InputError: A message lacks role or content, or the template refuses the conversation.
+    """
+    check_messages(messages)
+    clean = [{**m, "content": replace_surrogates(m["content"])} for m in messages]
+    if not tokenizer.chat_template:
+        return encode_text(tokenizer, render_plain(clean))
+    from jinja2 import TemplateError
+
+    try:
+        encoded = tokenizer.apply_chat_template(clean, add_generation_prompt=True, tokenize=True, return_dict=True)
+    except TemplateError as err:
+        raise InputError(f"the chat template refuses the conversation: {err}") from err
+    return [int(i) for i in encoded["input_ids"]]
+
+
+def render_plain(messages: Sequence[Message]) -> str:
+    """Render a conversation as a transcript, for a base model without a chat template."""
+    return "".join(PLAIN_TURNS[m["role"]].format(m["content"]) for m in messages) + PLAIN_ANSWER
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Check that each message has a role and a text.
+
+    Raises:
+        InputError: One has not, or there are none.
+    """
+    if not messages:
+        raise InputError("the conversation is empty; expected at least one message")
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+            shown = json.dumps(message, ensure_ascii=False, default=repr)[:80]
+            raise InputError(f"message {i} needs a role and a text as content, got {shown}")
+        if message.get("role") not in ROLES:
+            raise InputError(f"message {i} has the role {message.get('role')!r}; expected {', '.join(ROLES)}")
+
+
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which no tokenizer takes, by U+FFFD; pairs become their character."""
+    if not any("\ud800" <= c <= "\udfff" for c in text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def cut_left(tokenizer: Any, ids: list[int], keep: int) -> list[int]:
+    """Keep the last ids of a prompt, and the token that begins a text where it begins with one."""
+    if len(ids) <= keep:
+        return ids
+    if keep > 1 and ids[0] == tokenizer.bos_token_id:
+        return [ids[0], *ids[len(ids) - keep + 1 :]]
+    return ids[len(ids) - keep :]

@@ -1,0 +1,127 @@
+"""The machine under a model: device, dtype, seeds, and the silence of libraries.
+
+torch is imported inside the functions, so that a call is checked and a checkpoint found before it is paid for.
+"""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import secrets
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from llmkit.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+PACKAGES = ("llmkit", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate", "peft")
+MAX_SEED = 2**63 - 1
+
+
+def resolve_device(name: str) -> "torch.device":
+    """Resolve `auto`, `cpu`, `cuda`, `cuda:N` or `mps` to a device that is there.
+
+    Raises:
+        InputError: The name is not one of these, or the device is not on this machine.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise InputError(f"unknown device, got {name!r}; expected auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError("no CUDA device on this machine", hint="--device cpu")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise InputError(f"no CUDA device {index}; this machine has {torch.cuda.device_count()}, counted from 0")
+    if kind == "mps" and not _has_mps():
+        raise InputError("no MPS device on this machine", hint="--device cpu")
+    return torch.device(name)
+
+
+def _has_mps() -> bool:
+    import torch
+
+    return bool(torch.backends.mps.is_available())
+
+
+def resolve_dtype(name: str, device: "torch.device") -> "torch.dtype | None":
+    """Resolve a dtype name; `auto` is float32 on a CPU, elsewhere None: the checkpoint's own.
+
+    Raises:
+        InputError: The name is not known.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else None
+    if name not in DTYPES:
+        raise InputError(f"unknown dtype, got {name!r}; expected auto, {', '.join(DTYPES)}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def draw_seed() -> int:
+    """Draw a seed that no one chose: short enough to be typed again."""
+    return secrets.randbelow(1_000_000)
+
+
+def check_seed(seed: int | None) -> int:
+    """Return the seed, drawn where it is None.
+
+    Raises:
+        InputError: It is not a whole number from 0 to 2**63 - 1.
+    """
+    if seed is None:
+        return draw_seed()
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed out of range, got {seed!r}; expected a whole number from 0 to 2**63 - 1")
+    return seed
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' warnings, logs and progress bars from the user while ours says what matters."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def describe_environment() -> dict[str, str]:
+    """Collect what a run depends on: versions, processor, threads and devices."""
+    import torch
+
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if _is_installed(name)}
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": sys.version.split()[0],
+        **versions,
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "cuda devices": ", ".join(devices) or "none",
+    }
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
