@@ -4,13 +4,16 @@ Sources: the safetensors format (8 bytes of header length, little endian; a JSON
 transformers 5, and the pointer files of git-lfs.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
+from llmkit import runfolder
 from llmkit.errors import DamagedError, InputError
 
 MAX_JSON_BYTES = 64 << 20
@@ -34,7 +37,11 @@ EMBEDDINGS = (
     "word_embeddings.weight",
     "embed_in.weight",
     "tokens_embed.weight",
+    "shared.weight",
 )
+LAYER_KEYS = ("n_layer", "n_layers", "num_layers", "num_hidden_layers", "encoder_layers", "decoder_layers")
+# What makes a library import, or fetch and run, the code that a config names.
+CODE_KEYS = ("auto_map", "megatron_config")
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
 
 
@@ -76,11 +83,13 @@ def check_checkpoint(folder: Path, *, tokenizer: bool = True) -> Facts:
 
     Raises:
         InputError: Something must be mended by another call: no config, no tokenizer, pickled weights, remote code.
-        DamagedError: The weights are damaged: truncated, a git-lfs pointer, a shard missing.
+        DamagedError: The files are damaged: truncated, a git-lfs pointer, a shard missing, unlike the manifest.
     """
     config = check_config(folder)
     kind, vocabulary = check_tokenizer(folder) if tokenizer else (None, None)
-    tensors = dict(_all_tensors(folder))
+    tensors = {name: tensor for path in list_weights(folder) for name, tensor in read_header(path).items()}
+    runfolder.check_manifest(folder)
+    _check_layers(folder, config, len(tensors))
     facts = Facts(folder, config, kind, vocabulary, tensors)
     rows = next((t.shape[0] for n, t in tensors.items() if n.endswith(EMBEDDINGS) and t.shape), None)
     if vocabulary is not None and rows is not None and vocabulary > rows:
@@ -94,17 +103,39 @@ def check_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: It is missing, not JSON, without a known shape, or asks for code from the folder.
     """
-    config = read_json(folder / "config.json")
+    path = folder / "config.json"
+    config = read_json(path)
     if not isinstance(config.get("model_type"), str):
-        raise InputError(f"{folder / 'config.json'} names no model_type, got {config.get('model_type')!r}")
-    for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and "auto_map" in read_json(folder / name):
-            raise InputError(f"{folder / name} asks for Python code of its own (auto_map); llmkit never runs it")
+        raise InputError(f"{path} names no model_type, got {config.get('model_type')!r}")
+    _refuse_code(path, config)
+    if (folder / "generation_config.json").is_file():  # transformers passes over one that it cannot read
+        read_json(folder / "generation_config.json")
     for key, value in config.items():
         counts = key.startswith(("n_", "num_")) or key.endswith(("_size", "_positions", "_position_embeddings"))
         if counts and key != "n_inner" and isinstance(value, int) and not 0 <= value <= MAX_DIMENSION:
-            raise InputError(f"{folder / 'config.json'}: {key} is {value}; expected 0 to {MAX_DIMENSION:,}")
+            raise InputError(f"{path}: {key} is {value}; expected 0 to {MAX_DIMENSION:,}")
     return config
+
+
+def _refuse_code(path: Path, config: dict[str, Any]) -> None:
+    parts = [config]
+    for part in parts:  # grows: configs nest
+        for key, value in part.items():
+            # An attention implementation with a slash is a kernel: a repository whose code would be fetched and run.
+            is_kernel = key.endswith(("_implementation", "_implementation_internal")) and "/" in str(value)
+            if is_kernel or (key in CODE_KEYS and value is not None):
+                raise InputError(f"{path} asks for Python code of its own ({key}); llmkit never runs it")
+            parts += [value] if isinstance(value, dict) else []
+
+
+def _check_layers(folder: Path, config: dict[str, Any], num_tensors: int) -> None:
+    """Refuse more layers than stored tensors before a model of so many is built."""
+    for key in LAYER_KEYS:
+        value = config.get(key)
+        if isinstance(value, int) and value > num_tensors:
+            raise DamagedError(
+                f"{folder}: config.json has {key} {value:,}, the weights hold only {num_tensors:,} tensors"
+            )
 
 
 def check_tokenizer(folder: Path) -> tuple[str, int | None]:
@@ -114,7 +145,7 @@ def check_tokenizer(folder: Path) -> tuple[str, int | None]:
         Its kind; and the highest id plus one, where a text file holds the vocabulary.
 
     Raises:
-        InputError: There is none, it is empty, or it is a git-lfs pointer.
+        InputError: There is none, it is empty, a git-lfs pointer, or asks for code from the folder.
     """
     kind = next((k for k, names in TOKENIZERS.items() if all((folder / n).is_file() for n in names)), None)
     if kind is None:
@@ -122,6 +153,8 @@ def check_tokenizer(folder: Path) -> tuple[str, int | None]:
     for name in TOKENIZERS[kind]:
         if _starts_with_lfs_pointer(folder / name):
             raise InputError(f"{folder / name} is a git-lfs pointer, not the file itself", hint="git lfs pull")
+    if (folder / "tokenizer_config.json").is_file():
+        _refuse_code(folder / "tokenizer_config.json", read_json(folder / "tokenizer_config.json"))
     size = _count_tokens(folder, kind)
     if size == 0:
         raise InputError(f"the tokenizer of {folder} is empty", hint="--tokenizer FOLDER names another")
@@ -133,8 +166,8 @@ def _count_tokens(folder: Path, kind: str) -> int | None:
         backend = read_json(folder / kind)
         model = backend.get("model")
         vocab = model.get("vocab") if isinstance(model, dict) else None
-        ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab or ())))
-        ids += [t.get("id") for t in backend.get("added_tokens") or () if isinstance(t, dict)]
+        ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(_as_list(vocab))))
+        ids += [t.get("id") for t in _as_list(backend.get("added_tokens")) if isinstance(t, dict)]
         return max((i for i in ids if isinstance(i, int)), default=-1) + 1
     if kind.startswith("byte-level"):
         return max((i for i in read_json(folder / "vocab.json").values() if isinstance(i, int)), default=-1) + 1
@@ -144,30 +177,34 @@ def _count_tokens(folder: Path, kind: str) -> int | None:
     return None
 
 
+def _as_list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def check_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Check the files of a peft adapter; return its config and its tensors.
 
     Raises:
-        InputError: Its config is missing or not one of peft's, or its weights are pickled.
-        DamagedError: Its weights are damaged.
+        InputError: Its config is missing, not one of peft's, or asks for code; or its weights are pickled or missing.
+        DamagedError: Its files are damaged.
     """
-    config = read_json(folder / "adapter_config.json")
+    path = folder / "adapter_config.json"
+    config = read_json(path)
     if not isinstance(config.get("peft_type"), str):
-        raise InputError(f"{folder / 'adapter_config.json'} names no peft_type")
-    if config.get("auto_mapping"):
-        raise InputError(
-            f"{folder / 'adapter_config.json'} asks for Python code by name (auto_mapping); llmkit never runs it"
-        )
+        raise InputError(f"{path} names no peft_type, got {config.get('peft_type')!r}")
+    _refuse_code(path, config)
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         if (folder / "adapter_model.bin").is_file():
             raise InputError(f"{folder} holds a pickled adapter; expected adapter_model.safetensors")
         raise InputError(f"no adapter_model.safetensors in {folder}")
-    return config, read_header(weights)
+    tensors = read_header(weights)
+    runfolder.check_manifest(folder)
+    return config, tensors
 
 
 def check_gguf(path: Path) -> None:
-    """Check that a file is in the GGUF format.
+    """Check that a file begins as the GGUF format does: magic, version, numbers of tensors and of fields.
 
     Raises:
         DamagedError: It is a git-lfs pointer or something else.
@@ -175,8 +212,9 @@ def check_gguf(path: Path) -> None:
     if _starts_with_lfs_pointer(path):
         raise DamagedError(f"{path} is a git-lfs pointer, not the file itself", hint="git lfs pull")
     with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise DamagedError(f"{path} is not in the GGUF format")
+        header = file.read(24)
+    if len(header) < 24 or header[:4] != b"GGUF" or not 1 <= int.from_bytes(header[4:8], "little") < 1 << 16:
+        raise DamagedError(f"{path} is not in the GGUF format")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -186,9 +224,8 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: The file is missing, too large, not JSON or not an object.
     """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise InputError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        too_large = path.stat().st_size > MAX_JSON_BYTES
+        value = None if too_large else json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"no {path.name} in {path.parent}") from None
     except OSError as err:
@@ -196,6 +233,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as err:
         reason = f"{err.msg} in line {err.lineno}" if isinstance(err, json.JSONDecodeError) else "not UTF-8 or too deep"
         raise InputError(f"{path} is not JSON: {reason}") from None
+    if too_large:
+        raise InputError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB")
     if not isinstance(value, dict):
         raise InputError(f"{path} holds {type(value).__name__}; expected a JSON object")
     return value
@@ -218,17 +257,17 @@ def read_header(path: Path) -> dict[str, Tensor]:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             end = max((int(t["data_offsets"][1]) for t in header.values()), default=0)
-            tensors = {name: Tensor(str(t["dtype"]), tuple(map(int, t["shape"]))) for name, t in header.items()}
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             raise DamagedError(f"the header of {path} cannot be read") from None
     if size != 8 + length + end:
         raise DamagedError(f"{path} has {size:,} bytes, its header promises {8 + length + end:,}: truncated or altered")
-    return tensors
-
-
-def _all_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for path in list_weights(folder):
-        yield from read_header(path).items()
+    try:  # the library checks that dtypes, shapes and places agree
+        with safe_open(path, framework="np") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (it is no mapping)
+            return {name: Tensor(s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+    except SafetensorError as err:
+        reason = str(err).removeprefix("Error while deserializing header: ")[:120]
+        raise DamagedError(f"the header of {path} contradicts itself: {reason}") from None
 
 
 def list_weights(folder: Path) -> list[Path]:
@@ -243,7 +282,11 @@ def list_weights(folder: Path) -> list[Path]:
         return [single]
     if index.is_file():
         shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(s, str) and s == Path(s).name for s in shards.values()):
+        if (
+            not shards
+            or not isinstance(shards, dict)
+            or not all(isinstance(s, str) and s == Path(s).name for s in shards.values())
+        ):
             raise DamagedError(f"{index} has no usable weight_map")
         paths = [folder / name for name in sorted(set(shards.values()))]
         missing = [p.name for p in paths if not p.is_file()]
@@ -256,6 +299,13 @@ def list_weights(folder: Path) -> list[Path]:
             hint=f"llmkit export safetensors {folder} OUT",
         )
     raise InputError(f"no model.safetensors in {folder}")
+
+
+def hash_weights(path: Path) -> str:
+    """Compute the sha256 of a checkpoint's weights; of several shards, that of their hashes in the order of names."""
+    files = [path] if path.suffix == ".gguf" else list_weights(path)
+    hashes = [runfolder.hash_file(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _starts_with_lfs_pointer(path: Path) -> bool:

@@ -3,17 +3,21 @@
 torch and transformers are imported inside the functions: a checkpoint is found and its files are checked before that.
 """
 
+import contextlib
 import copy
-import hashlib
+import difflib
+import importlib.util
+import io
 import logging
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import checking, runfolder, runtime
-from llmkit.errors import DamagedError, InputError
+from llmkit.errors import DamagedError, InputError, LlmkitError
 from llmkit.locating import Located, locate
 
 if TYPE_CHECKING:
@@ -85,64 +89,95 @@ def load(
         HubError: The hub cannot give it.
     """
     if isinstance(checkpoint, Loaded):
+        if adapter is not None or tokenizer is not None:
+            raise InputError("a Loaded is whole already; adapter and tokenizer belong to the call that loads it")
         return checkpoint
     if task is not None and task not in AUTO_CLASSES:
         raise InputError(f"unknown task, got {task!r}; expected {', '.join(AUTO_CLASSES)}")
-    found = _locate(checkpoint, revision=revision, offline=offline)
-    words: Located | None = None
-    over: Path | None = None
-    if (found.path / "adapter_config.json").is_file() and not (found.path / "config.json").exists():
+    base = _locate(checkpoint, revision=revision, offline=offline)
+    over: Located | None = None
+    if _is_adapter(base.path):
         if adapter is not None:
-            raise InputError(f"{found.name} is an adapter itself, got a second one: {os.fspath(adapter)}")
-        facts = runfolder.read_facts(found.path)
-        over, words, found = found.path, found, _locate_base(found, facts, offline=offline)
-        words = words if _has_tokenizer(over) else None
-    else:
-        over = _locate(adapter, offline=offline).path if adapter is not None else None
-        facts = runfolder.read_facts(over or found.path) if found.path.is_dir() else {}
-    if tokenizer is not None:
-        words = _locate(tokenizer, offline=offline)
-    _check_files(found.path, own_tokenizer=words is None)
-    place, kind = runtime.resolve_device(device), task or str(facts.get("task") or _guess_task(found.path))
+            raise InputError(f"{base.name} is an adapter itself, got a second one: {os.fspath(adapter)}")
+        over, base = base, _locate_base(base, offline=offline)
+    elif adapter is not None:
+        over = _locate(adapter, offline=offline)
+    words = _locate(tokenizer, offline=offline, weights=False) if tokenizer is not None else None
+    if words is None and over is not None and _has_tokenizer(over.path):
+        words = over
+    _check_files(base, over, own_tokenizer=words is None)
+    facts = runfolder.read_facts((over or base).path)
+    place, kind = runtime.resolve_device(device), task or _settle_task(base, facts)
     with runtime.quiet():
-        the_tokenizer = load_tokenizer((words or found).path)
-        model = _load_model(found, kind, runtime.resolve_dtype(dtype, place))
+        config = _read_config(base, kind)
+        with (words or base).naming():
+            the_tokenizer = load_tokenizer((words or base).path)
+        model = _load_model(base, kind, config, runtime.resolve_dtype(dtype, place))
+        _check_vocabulary(words or base, the_tokenizer, model)
         if over is not None:
-            model = _lay_adapter(model, over, found)
+            model = _lay_adapter(model, over, base)
+        _check_finite(os.fspath(checkpoint), model)
         return Loaded(model.to(place).eval(), the_tokenizer, os.fspath(checkpoint), facts)
 
 
-def _locate(name: str | os.PathLike[str], *, revision: str | None = None, offline: bool = False) -> Located:
-    found = locate(os.fspath(name), revision=revision, offline=offline)
+def _locate(
+    name: str | os.PathLike[str], *, revision: str | None = None, offline: bool = False, weights: bool = True
+) -> Located:
+    found = locate(os.fspath(name), revision=revision, offline=offline, weights=weights)
     for note in found.notes:
         logger.info(note)
     return found
 
 
-def _locate_base(adapter: Located, facts: dict[str, object], *, offline: bool) -> Located:
-    config, _ = checking.check_adapter(adapter.path)
-    base = facts.get("base") or config.get("base_model_name_or_path")
+def _is_adapter(path: Path) -> bool:
+    return (path / "adapter_config.json").is_file() and not (path / "config.json").exists()
+
+
+def _locate_base(adapter: Located, *, offline: bool) -> Located:
+    with adapter.naming():
+        config, _ = checking.check_adapter(adapter.path)
+        base = runfolder.read_facts(adapter.path).get("base") or config.get("base_model_name_or_path")
+    hint = "-m BASE -a ADAPTER names both"
     if not isinstance(base, str) or not base:
-        raise InputError(f"{adapter.name} is an adapter that names no base", hint="-m BASE -a ADAPTER names both")
-    return _locate(base, offline=offline)
+        raise InputError(f"{adapter.name} is an adapter that names no base", hint=hint)
+    try:
+        return _locate(base, offline=offline)
+    except LlmkitError as err:
+        raise type(err)(f"the base of the adapter {adapter.name} is not at hand: {err}", hint=hint) from err
 
 
 def _has_tokenizer(folder: Path) -> bool:
     return any(all((folder / name).is_file() for name in names) for names in checking.TOKENIZERS.values())
 
 
-def _check_files(path: Path, *, own_tokenizer: bool) -> None:
-    if path.suffix == ".gguf":
-        checking.check_gguf(path)
-    else:
-        checking.check_checkpoint(path, tokenizer=own_tokenizer)
+def _check_files(base: Located, over: Located | None, *, own_tokenizer: bool) -> None:
+    """Check all that files alone allow, before torch is imported."""
+    with base.naming():
+        if base.path.suffix == ".gguf":
+            checking.check_gguf(base.path)
+            if importlib.util.find_spec("gguf") is None:
+                raise InputError("reading .gguf needs the package gguf", hint='pip install "llmkit[gguf]"')
+        else:
+            checking.check_checkpoint(base.path, tokenizer=own_tokenizer)
+    if over is not None:
+        with over.naming():
+            checking.check_adapter(over.path)
 
 
-def _guess_task(path: Path) -> str:
-    if path.suffix == ".gguf":
+def _settle_task(base: Located, facts: dict[str, object]) -> str:
+    """Take the task that llmkit.json states, else the one that the checkpoint was saved for."""
+    stated = facts.get("task")
+    if isinstance(stated, str) and stated in AUTO_CLASSES:
+        return stated
+    if base.path.suffix == ".gguf":
         return "generation"
-    architecture = next(iter(checking.read_json(path / "config.json").get("architectures") or ()), "")
-    return next((task for end, task in HEADS.items() if str(architecture).endswith(end)), "generation")
+    architecture = _read_architecture(base.path)
+    return next((task for end, task in HEADS.items() if architecture.endswith(end)), "generation")
+
+
+def _read_architecture(folder: Path) -> str:
+    architectures = checking.read_json(folder / "config.json").get("architectures")
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else ""
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -150,93 +185,152 @@ def load_tokenizer(path: Path) -> Any:
 
     Raises:
         InputError: It cannot be read, or is empty.
+        DamagedError: The .gguf file cannot be read.
     """
     from transformers import AutoTokenizer, BertTokenizer
 
-    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    in_gguf = path.suffix == ".gguf"
+    is_bert = not in_gguf and checking.check_tokenizer(path)[0].startswith("WordPiece")
     try:
-        if path.suffix == ".gguf":
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, **where)
-        elif checking.check_tokenizer(path)[0].startswith("WordPiece"):
-            tokenizer = BertTokenizer.from_pretrained(path, **where)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(path, **where)
-    except ImportError as err:
-        raise InputError(f"the tokenizer of {path} needs a package: {_first_line(err)}") from err
-    except InputError:
+        tokenizer = (BertTokenizer if is_bert else AutoTokenizer).from_pretrained(
+            path.parent if in_gguf else path,
+            local_files_only=True,
+            trust_remote_code=False,
+            **({"gguf_file": path.name} if in_gguf else {}),
+        )
+        tokenizer("\u2603")  # where the vocabulary lacks its own unknown token, only an unknown character shows it
+    except (KeyboardInterrupt, SystemExit):
         raise
-    except Exception as err:  # tokenizers' Rust side raises bare Exception
-        raise InputError(f"the tokenizer of {path} cannot be read: {_first_line(err)}") from err
+    except BaseException as err:  # tokenizers' Rust side raises bare Exception; its panics are no Exception at all
+        raise _unreadable(f"the tokenizer of {path}", err, in_gguf) from err
+    tokenizer.init_kwargs.pop("local_files_only", None)  # transformers 5.23 would save it with the tokenizer
     if len(tokenizer) == 0:
         raise InputError(f"the tokenizer of {path} is empty", hint="--tokenizer FOLDER names another")
     return tokenizer
 
 
-def _load_model(found: Located, task: str, dtype: "torch.dtype | None") -> Any:
-    import transformers
+def _read_config(found: Located, task: str) -> Any:
+    """Read config.json as its model's config; a .gguf file has none."""
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     if found.path.suffix == ".gguf":
-        return _load_gguf(found.path, dtype)
+        if task != "generation":
+            raise InputError(f"{found.name} is a .gguf file, which holds a model for generation, got task {task!r}")
+        return None
+    kind = checking.read_json(found.path / "config.json")["model_type"]
     try:
-        model, info = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(
+        if kind not in CONFIG_MAPPING:
+            near = [f"; did you mean {k!r}?" for k in difflib.get_close_matches(kind, CONFIG_MAPPING.keys(), n=1)]
+            raise ValueError(f"transformers has no model_type {kind!r}" + "".join(near))
+        return AutoConfig.from_pretrained(found.path, local_files_only=True, trust_remote_code=False)
+    except Exception as err:  # configs are checked by their models, each in its own way
+        raise _not_loadable(found, task, err) from err
+
+
+def _load_model(found: Located, task: str, config: Any, dtype: "torch.dtype | None") -> Any:
+    import transformers
+
+    if config is None:
+        return _load_gguf(found, dtype)
+    auto = getattr(transformers, AUTO_CLASSES[task])
+    try:
+        _check_shapes(found, auto, config)
+        model, info = auto.from_pretrained(
             found.path,
+            config=config,
             dtype=dtype or "auto",
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # so that they come back as a list, for one sentence of ours
             output_loading_info=True,
         )
-    except (ValueError, KeyError, AttributeError, TypeError, ImportError, RuntimeError) as err:
-        raise InputError(f"{found.name} does not load as a model for {task}: {_first_line(err)}") from err
-    _check_loading(found.name, info)
-    _check_finite(found.name, model)
+    except LlmkitError:
+        raise
+    except Exception as err:  # as above
+        raise _not_loadable(found, task, err) from err
+    _check_loading(found, task, model, info)
     return model
 
 
-def _check_loading(name: str, info: dict[str, Any]) -> None:
-    wrong = [f"{key} is {tuple(stored)}, expected {tuple(wanted)}" for key, stored, wanted in info["mismatched_keys"]]
+def _not_loadable(found: Located, task: str, err: Exception) -> InputError:
+    no_head = str(err).startswith("Unrecognized configuration class")
+    reason = "transformers has no such model of its model_type" if no_head else _shorten(err)
+    return InputError(f"{found.name} does not load as a model for {task}: {reason}")
+
+
+def _check_shapes(found: Located, auto: Any, config: Any) -> None:
+    """Compare the stored shapes with those of the config's model, before memory is taken for either.
+
+    A quantized checkpoint packs its weights into other shapes.
+    """
+    import torch
+
+    if getattr(config, "quantization_config", None) is not None:
+        return
+    with torch.device("meta"):
+        skeleton = auto.from_config(config, trust_remote_code=False)
+    wanted = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    wrong = []
+    for path in checking.list_weights(found.path):
+        for name, tensor in checking.read_header(path).items():
+            shape = wanted.get(name, wanted.get(f"{skeleton.base_model_prefix}.{name}", tensor.shape))
+            if shape != tensor.shape:
+                wrong.append(f"{name} is {tensor.shape}, expected {shape}")
     if wrong:
-        raise DamagedError(
-            f"{name}: {len(wrong)} tensors have another shape than config.json says: {'; '.join(wrong[:3])}"
-        )
-    missing = sorted(info["missing_keys"])
+        count = "1 tensor has" if len(wrong) == 1 else f"{len(wrong)} tensors have"
+        raise DamagedError(f"{found.name}: {count} another shape than config.json says: {'; '.join(sorted(wrong)[:3])}")
+
+
+def _check_loading(found: Located, task: str, model: Any, info: dict[str, Any]) -> None:
+    missing, name, saved_as = sorted(info["missing_keys"]), found.name, _read_architecture(found.path)
+    first, in_head = ", ".join(missing[:3]), not any(key.startswith(f"{model.base_model_prefix}.") for key in missing)
+    if missing and in_head and saved_as not in ("", type(model).__name__):
+        raise InputError(f"{name} was saved as {saved_as}, without a head for {task}: it lacks {first}")
     if missing:
-        raise DamagedError(f"{name} lacks {len(missing)} tensors of the model, such as {', '.join(missing[:3])}")
+        count = "1 tensor" if len(missing) == 1 else f"{len(missing)} tensors"
+        raise DamagedError(f"{name} lacks {count} of the model, such as {first}")
+    # a weight in a numbered block: fewer layers than stored would be another model, and nothing else would show it
+    extra = sorted(key for key in info["unexpected_keys"] if re.search(r"\.\d+\..*\.weight$", key))
+    if extra:
+        raise DamagedError(f"{name}: config.json has no place for {len(extra)} stored weights, such as {extra[0]}")
+
+
+def _check_vocabulary(words: Located, tokenizer: Any, model: Any) -> None:
+    size, rows = len(tokenizer), model.get_input_embeddings().weight.shape[0]
+    if size > rows:
+        raise InputError(f"the tokenizer of {words.name} has {size:,} tokens, the embedding only {rows:,} rows")
 
 
 def _check_finite(name: str, model: Any) -> None:
     import torch
 
     for key, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        # The sum takes one pass; where that of finite values overflows, the values themselves are looked at.
+        if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
             raise DamagedError(f"{name}: the tensor {key} holds values that are not finite")
 
 
-def _load_gguf(path: Path, dtype: "torch.dtype | None") -> Any:
+def _load_gguf(found: Located, dtype: "torch.dtype | None") -> Any:
     """Read a .gguf file through transformers, dequantized, as a model that can be saved as safetensors.
 
     transformers 5.23 keeps a quantizer on what it reads and refuses to save it, so the weights move, without a copy, to
-    a model built from the same config without one.
+    a model built from the same config without one. Its progress bar heeds no setting, so it gets no stderr.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
     try:
-        read = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            dtype=dtype or torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-    except ImportError as err:
-        if "gguf" not in str(err).lower():
-            raise
-        raise InputError("reading .gguf needs the package gguf", hint='pip install "llmkit[gguf]"') from err
+        with contextlib.redirect_stderr(io.StringIO()):
+            read = AutoModelForCausalLM.from_pretrained(
+                found.path.parent,
+                gguf_file=found.path.name,
+                dtype=dtype or torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
     except Exception as err:  # gguf's reader raises whatever numpy and struct do
-        raise DamagedError(f"{path} cannot be read: {_first_line(err)}") from err
+        raise _unreadable(found.name, err, in_gguf=True) from err
     config = copy.deepcopy(read.config)
     config.__dict__.pop("quantization_config", None)
     with no_init_weights():
@@ -247,59 +341,57 @@ def _load_gguf(path: Path, dtype: "torch.dtype | None") -> Any:
     return model
 
 
-def _lay_adapter(model: Any, folder: Path, base: Located) -> Any:
-    _, tensors = checking.check_adapter(folder)
-    _check_base(folder, base)
-    _check_fit(model, folder, tensors)
+def _lay_adapter(model: Any, over: Located, base: Located) -> Any:
+    _, tensors = checking.check_adapter(over.path)
+    _check_base(over, base)
+    _check_fit(model, over.name, tensors)
     from peft import PeftModel, get_peft_model_state_dict
 
     try:
-        laid = PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
-    except (ValueError, RuntimeError, KeyError, TypeError) as err:
-        raise InputError(f"the adapter {folder} does not fit {base.name}: {_first_line(err)}") from err
+        laid = PeftModel.from_pretrained(model, str(over.path), torch_device="cpu")
+    except Exception as err:  # peft's configs are checked by their tuners, each in its own way
+        raise InputError(f"the adapter {over.name} does not fit {base.name}: {_shorten(err)}") from err
     missing = sorted(set(get_peft_model_state_dict(laid)) - set(tensors))
     if missing:
-        raise InputError(
-            f"the adapter {folder} was made for another base than {base.name}: "
-            f"it holds nothing for {len(missing)} tensors, such as {missing[0]}"
-        )
+        count = "1 tensor" if len(missing) == 1 else f"{len(missing)} tensors"
+        fit = f"the adapter {over.name} was made for another base than {base.name}"
+        raise InputError(f"{fit}: it holds nothing for {count}, such as {missing[0]}")
     return laid
 
 
-def _check_base(folder: Path, base: Located) -> None:
+def _check_base(over: Located, base: Located) -> None:
     """Refuse a base of the same shape with other weights, where llmkit.json keeps the hash of the right one."""
-    expected = runfolder.read_facts(folder).get("base_sha256")
-    if expected is not None and hash_weights(base.path) != expected:
-        raise InputError(f"the adapter {folder} was made for other weights than {base.name} (its sha256 differs)")
+    expected = runfolder.read_facts(over.path).get("base_sha256")
     if expected is None:
-        logger.info(f"the adapter {folder} does not say which weights it was made for; only shapes were compared")
+        logger.info(f"the adapter {over.name} does not say which weights it was made for; only shapes were compared")
+    elif checking.hash_weights(base.path) != expected:
+        raise InputError(f"the adapter {over.name} was made for other weights than {base.name} (its sha256 differs)")
 
 
-def hash_weights(path: Path) -> str:
-    """Compute the sha256 of a checkpoint's weights; of several shards, that of their hashes in the order of names."""
-    files = [path] if path.suffix == ".gguf" else checking.list_weights(path)
-    hashes = [runfolder.hash_file(file) for file in files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-
-
-def _check_fit(model: Any, folder: Path, tensors: dict[str, checking.Tensor]) -> None:
+def _check_fit(model: Any, name: str, tensors: dict[str, checking.Tensor]) -> None:
     """Compare the LoRA factors, A (rank, inputs) and B (outputs, rank), with the modules that they belong to."""
     modules = dict(model.named_modules())
-    for name, tensor in tensors.items():
-        path, _, factor = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".")
+    for key, tensor in tensors.items():
+        path, _, factor = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".")
         if factor not in ("lora_A", "lora_B"):
             continue
         if path not in modules:
-            raise InputError(f"the adapter {folder} was made for another base: this one has no module {path}")
+            raise InputError(f"the adapter {name} was made for another base: this one has no module {path}")
         rows, columns = modules[path].weight.shape[-2:]
         outputs, inputs = (columns, rows) if type(modules[path]).__name__ == "Conv1D" else (rows, columns)
         has, needs, what = (
-            (tensor.shape[1], inputs, "inputs") if factor == "lora_A" else (tensor.shape[0], outputs, "outputs")
+            (tensor.shape[-1], inputs, "inputs") if factor == "lora_A" else (tensor.shape[0], outputs, "outputs")
         )
         if has != needs:
-            raise InputError(f"the adapter {folder} was made for {has} {what} at {path}, the base has {needs}")
+            raise InputError(f"the adapter {name} was made for {has} {what} at {path}, the base has {needs}")
 
 
-def _first_line(err: BaseException) -> str:
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return (lines[0] if lines else type(err).__name__)[:200]
+def _unreadable(what: str, err: BaseException, in_gguf: bool) -> LlmkitError:
+    kind = DamagedError if in_gguf and "not supported" not in str(err) else InputError
+    return kind(f"{what} cannot be read: {_shorten(err)}")
+
+
+def _shorten(err: BaseException) -> str:
+    """Take the first line of a library's error, with the next where it ends in a colon; at most 160 characters."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [type(err).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:160]

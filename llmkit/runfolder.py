@@ -10,13 +10,16 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
+
+from llmkit.errors import DamagedError
 
 STEP = re.compile(r"step-(\d+)")
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a folder is the folder of a run: it has a recipe and at least the place of a checkpoint."""
-    return (folder / "recipe.yaml").is_file() and any((folder / p).is_dir() for p in ("final", "best", "checkpoints"))
+    """Tell whether a folder is the folder of a run: it has a recipe, and its checkpoints lie below it."""
+    return (folder / "recipe.yaml").is_file() and not (folder / "config.json").is_file()
 
 
 def choose_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
@@ -45,12 +48,12 @@ def steps(run: Path) -> list[Path]:
 
 def find_damage(folder: Path) -> str | None:
     """Compare a checkpoint folder with its manifest and name the first difference, or None."""
+    manifest = _read_object(folder / "manifest.json")
+    if manifest is None:
+        return "manifest.json cannot be read" if (folder / "manifest.json").exists() else "no manifest.json"
     try:
-        files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
-        expected = [(name, int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()]
-    except FileNotFoundError:
-        return "no manifest.json"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        expected = [(name, int(entry["size"]), str(entry["sha256"])) for name, entry in manifest["files"].items()]
+    except (ValueError, TypeError, KeyError, AttributeError):
         return "manifest.json cannot be read"
     for name, size, sha256 in expected:
         path = folder / name
@@ -63,6 +66,18 @@ def find_damage(folder: Path) -> str | None:
     return None
 
 
+def check_manifest(folder: Path) -> None:
+    """Compare a checkpoint folder with its manifest, where it has one of ours.
+
+    Raises:
+        DamagedError: A file is missing or differs.
+    """
+    manifest = _read_object(folder / "manifest.json")
+    problem = find_damage(folder) if manifest is not None and "files" in manifest else None
+    if problem is not None:
+        raise DamagedError(f"{folder} is damaged: {problem}")
+
+
 def hash_file(path: Path) -> str:
     """Compute the sha256 of a file, as lower-case hexadecimal."""
     with path.open("rb") as file:
@@ -70,9 +85,21 @@ def hash_file(path: Path) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, object]:
-    """Read llmkit.json of a checkpoint folder; an absent or unreadable one is empty."""
+    """Read llmkit.json of a checkpoint folder; where there is none, the facts are empty.
+
+    Raises:
+        DamagedError: It cannot be read as a JSON object.
+    """
+    path = folder / "llmkit.json"
+    facts = _read_object(path) if path.is_file() else {}
+    if facts is None:
+        raise DamagedError(f"{path} cannot be read as a JSON object")
+    return facts
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
     try:
-        facts = json.loads((folder / "llmkit.json").read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+        return None
+    return value if isinstance(value, dict) else None

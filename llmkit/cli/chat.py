@@ -49,7 +49,6 @@ def chat(
     job = generation.open_job(
         model, settings, adapter=adapter, tokenizer=tokenizer, device=device, dtype=dtype, offline=offline
     )
-    job = _with_plain_stop(job)
     messages = [{"role": "system", "content": system}] if system else []
     render.NOTES.show()
     if question is not None:
@@ -70,17 +69,6 @@ def _whole_turn() -> int:
     return LIMIT  # an answer runs to the end of its turn; the context is the bound
 
 
-def _with_plain_stop(job: Job) -> Job:
-    import dataclasses
-
-    from llmkit.encoding.prompts import PLAIN_STOP
-
-    if job.lm.tokenizer.chat_template:
-        return job
-    render.note(f"{job.lm.name} has no chat template; it continues a plain transcript")
-    return dataclasses.replace(job, stop=(*job.stop, PLAIN_STOP))
-
-
 def _ask() -> str | None:
     render.write_aside("> ")
     line = sys.stdin.readline()
@@ -94,9 +82,10 @@ def _answer(job: Job, messages: list[dict[str, str]], question: str) -> None:
     messages.append({"role": "user", "content": question})
     kept, dropped = fit_history(job, messages)
     if dropped:
-        render.note(f"the {dropped} oldest messages no longer fit the context")
+        render.note(f"{dropped} of the oldest messages no longer fit the context")
         messages[:] = [dict(m) for m in kept]
     stream = TextStream(job, job.encode(kept))
+    render.NOTES.show()
     for piece in stream:
         render.write(piece)
     render.write("\n")

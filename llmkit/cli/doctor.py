@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -41,35 +40,43 @@ def _show(facts: dict[str, str]) -> None:
 
 def _describe_checkpoint(name: str, tokenizer: str | None, offline: bool) -> dict[str, str]:
     found = locate(name, offline=offline)
-    notes = {"part": "; ".join(found.notes)} if found.notes else {}
-    if found.path.suffix == ".gguf":
-        checking.check_gguf(found.path)
-        return {"checkpoint": str(found.path), **notes, "form": "GGUF", "size": _size(found.path.stat().st_size)}
-    if (found.path / "adapter_config.json").is_file() and not (found.path / "config.json").exists():
-        config, tensors = checking.check_adapter(found.path)
-        base = runfolder.read_facts(found.path).get("base") or config.get("base_model_name_or_path")
-        return {
-            "checkpoint": str(found.path),
-            **notes,
-            "form": f"peft adapter, {config['peft_type']}",
-            "base": str(base or "not named"),
-            "tensors": f"{len(tensors):,}",
-        }
-    facts = checking.check_checkpoint(found.path, tokenizer=tokenizer is None)
-    kind, vocabulary = (
-        checking.check_tokenizer(locate(tokenizer, offline=offline).path)
-        if tokenizer is not None
-        else (facts.tokenizer, facts.vocabulary)
-    )
-    dtypes = Counter(t.dtype for t in facts.tensors.values())
+    facts = {"checkpoint": str(found.path)}
+    if found.notes:
+        facts["part"] = "; ".join(found.notes)
+    with found.naming():
+        if found.path.suffix == ".gguf":
+            checking.check_gguf(found.path)
+            facts |= {"form": "GGUF", "size": _size(found.path.stat().st_size)}
+        elif (found.path / "adapter_config.json").is_file() and not (found.path / "config.json").exists():
+            facts |= _describe_adapter(found.path)
+        else:
+            facts |= _describe_folder(found.path, tokenizer, offline)
+    return {**facts, "wrong": "nothing found"}
+
+
+def _describe_adapter(folder: Path) -> dict[str, str]:
+    config, tensors = checking.check_adapter(folder)
+    base = runfolder.read_facts(folder).get("base") or config.get("base_model_name_or_path")
     return {
-        "checkpoint": str(found.path),
-        **notes,
-        "form": f"safetensors, {facts.config['model_type']}, {', '.join(facts.config.get('architectures') or ['?'])}",
+        "form": f"peft adapter, {config['peft_type']}",
+        "base": str(base or "not named"),
+        "tensors": f"{len(tensors):,}",
+    }
+
+
+def _describe_folder(folder: Path, tokenizer: str | None, offline: bool) -> dict[str, str]:
+    facts = checking.check_checkpoint(folder, tokenizer=tokenizer is None)
+    kind, vocabulary = facts.tokenizer, facts.vocabulary
+    if tokenizer is not None:
+        kind, vocabulary = checking.check_tokenizer(locate(tokenizer, offline=offline, weights=False).path)
+    dtypes = sorted({tensor.dtype for tensor in facts.tensors.values()})
+    architectures = facts.config.get("architectures")
+    named = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    return {
+        "form": ", ".join(["safetensors", facts.config["model_type"], *named]),
         "parameters": f"{facts.num_parameters:,} in {len(facts.tensors):,} tensors ({', '.join(dtypes)})",
         "context": f"{facts.context:,} tokens" if facts.context else "not stated",
         "tokenizer": f"{kind}, {vocabulary:,} tokens" if vocabulary else str(kind),
-        "wrong": "nothing found",
     }
 
 

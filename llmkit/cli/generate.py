@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llmkit.cli import options, outputs, render, rows
+from llmkit.cli import options, render, rows
+from llmkit.cli.flow import Flow
 from llmkit.errors import InputError
 
 if TYPE_CHECKING:
-    from llmkit.tasks.generation import Job
+    from llmkit.tasks.generation import Job, Start
     from llmkit.tasks.results import Generation
 
 # The columns that -o adds to a table, and the field of a Generation that each holds.
@@ -54,32 +55,12 @@ def generate(
         locals(), "max_new_tokens", "temperature", "top_p", "top_k", "num_beams", "stop", "seed", "truncate"
     )
     check(settings, num_samples=num_samples, batch_size=batch_size)
-    total = open_input(file, text, column, encoding)
-    whole = rows.read_whole(text, encoding) if file is None else None
-    table = open_table(output, file, column, encoding, overwrite, num_samples)
+    flow = Flow(text, file, output, column, encoding, overwrite, as_json, quiet, COLUMNS, num_samples).open()
     job = open_job(model, settings, adapter=adapter, tokenizer=tokenizer, device=device, dtype=dtype, offline=offline)
     render.NOTES.show()
-    if whole is not None and table is None and num_samples == 1:
-        return stream_one(job, whole, as_json)
-    source: Iterable[rows.Row] = (
-        [rows.Row(1, whole, {"text": whole})] if whole is not None else read(file, column, encoding)
-    )
-    sink: outputs.Sink = table or outputs.Screen()
-    progress = render.Progress(total, quiet=quiet or (table is None and total is None))
-    failed, complete = False, False
-    try:
-        skip = table.done if table else 0
-        for row, results in answers(job, itertools.islice(source, skip, None), num_samples, batch_size):
-            failed |= put(sink, row, results, as_json, whole is not None)
-            if table:
-                table.flush()
-            progress.update(row.number)
-        complete = True
-    finally:
-        progress.close()
-        if table:
-            table.close(complete=complete)
-    return 1 if failed else 0
+    if flow.is_one:
+        return stream_one(job, flow.whole or "", as_json)
+    return flow.run(lambda source: answer_rows(job, source, num_samples, batch_size))
 
 
 def given(values: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -96,43 +77,24 @@ def check(settings: dict[str, Any], **counts: int) -> None:
         check_count(name, value)
 
 
-def open_input(file: str | None, text: str | None, column: str, encoding: str) -> int | None:
-    """Check what is to be read; return its number of rows where that can be known."""
-    rows.python_name(encoding)
-    if file is not None and text is not None:
-        raise InputError("got both TEXT and -f; expected one of them")
-    return rows.check_file(Path(file), column, encoding) if file not in (None, "-") else None
-
-
-def read(file: str | None, column: str, encoding: str) -> Iterator[rows.Row]:
-    """Read the rows that -f names."""
-    return rows.read_rows(None if file in (None, "-") else Path(file), column, encoding)
-
-
-def open_table(
-    output: Path | None, file: str | None, column: str, encoding: str, overwrite: bool, per_row: int
-) -> outputs.Table | None:
-    """Open the file that -o names, before the model is loaded."""
-    if output is None:
-        return None
-    if file not in (None, "-") and output.resolve() == Path(file).resolve():
-        raise InputError(f"-o and -f name the same file: {output}")
-    header = (rows.read_header(Path(file), encoding) if file not in (None, "-") else None) or [column]
-    taken = sorted(set(header) & set(COLUMNS)) if output.suffix in rows.TABLES else []
-    if taken:
-        raise InputError(f"{file} has a column {taken[0]!r} already, which generate adds")
-    return outputs.Table(output, encoding=encoding, overwrite=overwrite, columns=[*header, *COLUMNS], per_row=per_row)
-
-
 def open_job(model: str | None, settings: dict[str, Any], **loading: Any) -> Job:
-    """Load the checkpoint and settle the settings."""
+    """Load the checkpoint and settle the settings.
+
+    The garbage collector rests meanwhile: what importing and loading make lives as long as the process, and looking
+    through it again and again takes a tenth of the time to the first token (`python -m benchmarks first-token`).
+    """
     from llmkit.defaults import default_checkpoint
     from llmkit.loading import load
 
-    lm = load(model if model is not None else default_checkpoint("generation"), task="generation", **loading)
-    from llmkit.tasks.generation import prepare
+    gc.disable()
+    try:
+        lm = load(model if model is not None else default_checkpoint("generation"), task="generation", **loading)
+        from llmkit.tasks.generation import prepare
 
-    return prepare(lm, settings)  # type: ignore[arg-type]
+        return prepare(lm, settings)  # type: ignore[arg-type]
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def stream_one(job: Job, text: str, as_json: bool) -> int:
@@ -147,12 +109,12 @@ def stream_one(job: Job, text: str, as_json: bool) -> int:
     return 0
 
 
-def answers(
+def answer_rows(
     job: Job, source: Iterator[rows.Row], num_samples: int, batch_size: int
 ) -> Iterator[tuple[rows.Row, list[Generation]]]:
     """Continue row by row, in chunks; a row that cannot be continued comes back with its error."""
     while chunk := list(itertools.islice(source, batch_size * CHUNK)):
-        encoded: dict[int, list[int]] = {}
+        encoded: dict[int, Start] = {}
         for i, row in enumerate(chunk):
             if row.error is None:
                 try:
@@ -163,17 +125,3 @@ def answers(
         found = {i: results[n * num_samples : (n + 1) * num_samples] for n, i in enumerate(encoded)}
         for i, row in enumerate(chunk):
             yield row, found.get(i, [])
-
-
-def put(sink: outputs.Sink, row: rows.Row, results: list[Generation], as_json: bool, whole: bool) -> bool:
-    """Put the results of one row, or its error in their place; tell whether it was an error."""
-    if row.error is not None:
-        problem = {"row": row.number, "error": row.error}
-        if not as_json:
-            render.say("error", f"row {row.number}: {row.error}")
-        sink.put(row, render.to_json(problem) if as_json else "", problem)
-        return True
-    for result in results:
-        line = render.to_json(result) if as_json else result.text if whole else render.escape(result.text)
-        sink.put(row, line, {column: getattr(result, name) for column, name in COLUMNS.items()})
-    return False

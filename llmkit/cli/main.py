@@ -1,6 +1,5 @@
 """The command `llmkit`: its commands, and one form for every error."""
 
-import os
 import signal
 import sys
 import traceback
@@ -54,8 +53,7 @@ def run(arguments: list[str]) -> int:
         return int(code or 0)
     except LlmkitError as err:
         return _fail(err, str(err), err.hint, err.exit_code, debug)
-    except BrokenPipeError:  # the reader of our output has what it wanted, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except render.ReaderGone:
         return 0
     except (KeyboardInterrupt, typer.Abort):
         render.say("note", "interrupted")

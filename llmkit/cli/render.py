@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import sys
 import time
 
@@ -10,22 +11,32 @@ MAX_ERROR = 300
 
 
 class Notes(logging.Handler):
-    """Keeps notes until they are shown, joined to one line."""
+    """Keeps notes until they are shown, joined to one line, each once in a command."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.quiet = False
         self._kept: list[str] = []
+        self._seen: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one note."""
-        self._kept.append(record.getMessage())
+        """Keep one note that was not shown before."""
+        sentence = record.getMessage()
+        if sentence not in self._seen:
+            self._seen.add(sentence)
+            self._kept.append(sentence)
+
+    def begin(self) -> None:
+        """Forget all notes."""
+        self.quiet = False
+        self._kept.clear()
+        self._seen.clear()
 
     def show(self) -> None:
         """Show the notes kept so far."""
         kept, self._kept = self._kept, []
         if kept and not self.quiet:
-            say("note", "; ".join(dict.fromkeys(kept)))
+            say("note", "; ".join(kept))
 
 
 NOTES = Notes()
@@ -36,6 +47,7 @@ def listen() -> None:
     logger = logging.getLogger("llmkit")
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    NOTES.begin()
     if NOTES not in logger.handlers:
         logger.addHandler(NOTES)
 
@@ -76,10 +88,22 @@ def escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
 
 
+class ReaderGone(Exception):
+    """Says that nobody reads stdout any more, as after `| head`."""
+
+
 def write(text: str) -> None:
-    """Write to stdout at once; what the terminal's encoding lacks becomes a question mark."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Write to stdout at once.
+
+    Raises:
+        ReaderGone: The pipe is closed (raised in the place of BrokenPipeError, which typer takes for a failure).
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush finds a reader
+        raise ReaderGone from None
 
 
 class Progress:

@@ -87,8 +87,8 @@ def check_file(path: Path, column: str, encoding: str) -> int:
         ) from None
     except OSError as err:
         raise InputError(f"{path} cannot be read: {err.strerror}") from None
-    columns = read_header(path, encoding)
-    if columns is not None and column not in columns:
+    columns = read_header(path, encoding) if path.suffix in TABLES else [column]
+    if columns and column not in columns:
         close = [c for c in columns if c.strip().lower() == column.lower()] or difflib.get_close_matches(
             column, columns, 1
         )
@@ -103,10 +103,13 @@ def check_file(path: Path, column: str, encoding: str) -> int:
     return rows
 
 
-def read_header(path: Path, encoding: str) -> list[str] | None:
-    """Read the column names of a .csv or .tsv file; None for other files."""
+def read_header(path: Path, encoding: str) -> list[str]:
+    """Read the column names of a table, those of the first record in a .jsonl; any other file has the column text."""
+    if path.suffix == ".jsonl":
+        first = next(read_rows(path, "", encoding), None)
+        return list(first.record) if first is not None else []
     if path.suffix not in DIALECTS:
-        return None
+        return ["text"]
     with _open(path, encoding) as file:
         return next(csv.reader(file, **DIALECTS[path.suffix]), [])
 

@@ -1,5 +1,6 @@
 """From pickled weights, or a .gguf file, to plain safetensors."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -7,8 +8,8 @@ import sys
 from pathlib import Path
 
 from llmkit import checking
-from llmkit.errors import DamagedError, InputError, RunError
-from llmkit.locating import locate
+from llmkit.errors import DamagedError, InputError
+from llmkit.locating import Located, locate
 
 # What may stand beside the weights and is copied as it is: text that describes them, never code and never pickles.
 COPIED = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.md")
@@ -34,48 +35,60 @@ def export_safetensors(checkpoint: str, out: Path, *, offline: bool = False) -> 
     if out.exists():
         raise InputError(f"{out} exists already; expected a new folder")
     found = locate(checkpoint, offline=offline)
-    part = out.with_name(f"{out.name}.part-{os.getpid()}")
+    bins = _find_pickled(found) if found.path.suffix != ".gguf" else []
+    part, missing = out.with_name(f"{out.name}.part-{os.getpid()}"), [p for p in out.parents if not p.exists()]
     try:
         part.mkdir(parents=True)
     except OSError as err:
         raise InputError(f"cannot write to {out.parent}: {err.strerror}") from None
     try:
-        if found.path.suffix == ".gguf":
-            _save_gguf(found.path, part)
+        if bins:
+            _convert_pickled(found, bins, part)
         else:
-            _convert_folder(found.path, part)
+            _save_gguf(checkpoint, part, offline)
         part.rename(out)
-    finally:
+    except BaseException:
         shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for parent in missing:
+                parent.rmdir()
+        raise
     return sorted(out.glob("*.safetensors"))
 
 
-def _save_gguf(path: Path, part: Path) -> None:
+def _save_gguf(checkpoint: str, part: Path, offline: bool) -> None:
     from llmkit.loading import load
 
-    model, tokenizer = load(path, device="cpu")
+    model, tokenizer = load(checkpoint, device="cpu", offline=offline)
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
 
 
-def _convert_folder(folder: Path, part: Path) -> None:
-    bins = sorted(folder.glob("pytorch_model*.bin"))
+def _find_pickled(found: Located) -> list[Path]:
+    bins = sorted(found.path.glob("pytorch_model*.bin"))
     if not bins:
-        has = "safetensors weights already" if any(folder.glob("*.safetensors")) else "no pytorch_model.bin"
-        raise InputError(f"{folder} has {has}; expected pytorch_model*.bin or a .gguf file")
-    checking.check_config(folder)
+        has = "safetensors weights already" if any(found.path.glob("*.safetensors")) else "no pytorch_model.bin"
+        raise InputError(f"{found.name} has {has}; expected pytorch_model*.bin or a .gguf file")
+    index = found.path / "pytorch_model.bin.index.json"
+    with found.naming():
+        checking.check_config(found.path)
+        shards = checking.read_json(index).get("weight_map") if index.is_file() else {}
+    named = {str(name) for name in shards.values()} if isinstance(shards, dict) else set()
+    missing = sorted(named - {path.name for path in bins})
+    if missing:
+        raise DamagedError(f"{found.name} lacks {len(missing)} of {len(named)} shards: {', '.join(missing[:3])}")
+    return bins
+
+
+def _convert_pickled(found: Located, bins: list[Path], part: Path) -> None:
     child = Path(__file__).with_name("unpickling.py")
     done = subprocess.run(
         [sys.executable, "-I", str(child), str(part), *map(str, bins)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        raise DamagedError(
-            f"the weights of {folder} cannot be read as tensors: {(lines or ['no reason given'])[-1][:160]}"
-        )
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise DamagedError(f"the weights of {found.name} cannot be read as tensors: {reason[:160]}")
     for pattern in COPIED:
-        for file in sorted(folder.glob(pattern)):
+        for file in sorted(found.path.glob(pattern)):
             if file.is_file() and not file.name.endswith(".index.json"):
                 shutil.copyfile(file, part / file.name)
-    if not checking.list_weights(part):
-        raise RunError(f"nothing was written for {folder}")

@@ -4,6 +4,7 @@ python -I unpickling.py OUT FILE.bin [FILE.bin ...]
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -27,15 +28,26 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return {str(name): t.detach().clone().contiguous() for name, t in state.items() if isinstance(t, torch.Tensor)}
 
 
+def explain(err: Exception) -> str:
+    """Say in one line why a file cannot be read; torch's own words advise to run the code that it holds."""
+    if type(err).__name__ == "UnpicklingError":
+        asked_for = re.search(r"GLOBAL (\S+)", str(err))
+        return f"it asks for {asked_for[1]}, which is no tensor" if asked_for else "it is not a file of torch.save"
+    return f"it is damaged ({str(err).partition(chr(10))[0][:100] or type(err).__name__})"
+
+
 def main(out: Path, files: list[Path]) -> None:
     """Write each file's tensors as safetensors, and an index where there are several."""
     index: dict[str, str] = {}
     total = 0
     for number, path in enumerate(files, 1):
         name = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
-        tensors = read_tensors(path)
+        try:
+            tensors = read_tensors(path)
+        except Exception as err:  # one line for the parent process
+            sys.exit(f"{path.name}: {explain(err)}")
         if not tensors:
-            raise ValueError(f"{path.name} holds no tensors")
+            sys.exit(f"{path.name}: it holds no tensors")
         save_file(tensors, str(out / name), metadata={"format": "pt"})
         index |= dict.fromkeys(tensors, name)
         total += sum(t.numel() * t.element_size() for t in tensors.values())
@@ -46,7 +58,4 @@ def main(out: Path, files: list[Path]) -> None:
 
 if __name__ == "__main__":
     sys.addaudithook(refuse)
-    try:
-        main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
-    except Exception as err:  # one line for the parent process
-        sys.exit(f"{type(err).__name__}: {str(err).splitlines()[0] if str(err) else ''}")
+    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])

@@ -83,7 +83,7 @@ def asks_only_for_steps(config: GenerationConfig) -> bool:
     known = LOOP | {field for field, *_ in HISTORY} | {field for field, *_ in WARPERS}
     off: dict[str, object] = {"num_beams": 1}
     return (config.use_cache is not False) and all(
-        value in (None, False, off.get(field))
+        value is None or value is False or value == off.get(field)  # 0 may be an id
         for field, value in config.to_dict().items()
         if field not in known and not field.startswith("_")
     )

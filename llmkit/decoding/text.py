@@ -1,9 +1,9 @@
 """From ids to text as they come: whole characters, stop strings cut off, nothing held back longer than it must be."""
 
 import codecs
-import json
+import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -42,13 +42,23 @@ class Pieces:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._backend = tokenizer.backend_tokenizer
-        decoder = self._backend.decoder
-        kind = json.dumps(json.loads(decoder.__getstate__())) if decoder is not None else ""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._token: Callable[[int], str | None]
+        self._decode: Callable[[list[int]], str]
+        if backend is not None:
+            self._token, self._decode = backend.id_to_token, backend.decode
+        else:  # a tokenizer written in Python, such as CTRL's
+            self._token = tokenizer.convert_ids_to_tokens
+            self._decode = functools.partial(
+                tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        kind = backend.decoder.__getstate__().decode() if backend is not None and backend.decoder is not None else ""
         self._by_bytes = '"ByteLevel"' in kind
-        self._by_fallback = '"ByteFallback"' in kind
+        self._by_fallback = backend is None or '"ByteFallback"' in kind
         self._spaceless = '"WordPiece"' in kind
-        self._skipped = frozenset(tokenizer.all_special_ids)
+        # all_special_ids holds only those with a role; as tokenizer.decode, skip each that is marked special
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._skipped = special.union(tokenizer.all_special_ids)
 
     def skips(self, token_id: int) -> bool:
         """Tell whether an id is a special token, which adds nothing to the text."""
@@ -58,7 +68,7 @@ class Pieces:
         """Give the UTF-8 bytes, perhaps part of a character, that an id adds after the id before it."""
         if self.skips(token_id):
             return b""
-        token = self._backend.id_to_token(token_id)
+        token = self._token(token_id)
         if token is None:  # an id beyond the vocabulary: some checkpoints pad their embedding
             return b""
         if self._by_bytes:
@@ -70,10 +80,9 @@ class Pieces:
 
     def _added_text(self, token_id: int, before: int | None) -> str:
         if before is None:
-            return str(self._backend.decode([token_id]))
-        left = self._backend.decode([before])
-        both = self._backend.decode([before, token_id])
-        added: str = both[len(left) :] if both.startswith(left) else self._backend.decode([token_id])
+            return self._decode([token_id])
+        left, both = self._decode([before]), self._decode([before, token_id])
+        added = both[len(left) :] if both.startswith(left) else self._decode([token_id])
         if self._spaceless and added.startswith(" ") and len(added) > 1 and left:
             return added[1:] if SPACELESS.match(left[-1]) or SPACELESS.match(added[1]) else added
         return added
@@ -100,9 +109,10 @@ class Writer:
         if not self.pieces.skips(token_id):
             self._before = token_id
         text, self._held = self._held + added, ""
-        found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
+        # the one that is complete first, however the text is cut into tokens
+        found = [(at + len(stop), at) for stop in self.stop if (at := text.find(stop)) >= 0]
         if found:
-            return text[: min(found)], True
+            return text[: min(found)[1]], True
         hold = max((_overlap(text, stop) for stop in self.stop), default=0)
         text, self._held = text[: len(text) - hold], text[len(text) - hold :]
         return text, False

@@ -1,13 +1,10 @@
 """From a prompt, a text or a conversation, to the ids that a causal language model continues."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmkit.errors import InputError
-
-logger = logging.getLogger("llmkit")
 
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
@@ -56,15 +53,17 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
     """Encode a text that is to be continued: nothing that ends it is fed, whatever the tokenizer would add."""
-    text = replace_surrogates(text)
-    if is_bert_like(tokenizer):
-        return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
-    ids = [int(i) for i in tokenizer(text)["input_ids"]]
-    if ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
-        bare = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(bare) < len(ids) and (not bare or bare[-1] != ids[-1]):
-            return ids[:-1]  # an end that the tokenizer adds, as T5's and XLM-R's do
-    return ids
+    encoded = tokenizer(
+        replace_surrogates(text),
+        add_special_tokens=not is_bert_like(tokenizer),
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
+    ids, added = encoded["input_ids"], encoded["special_tokens_mask"]
+    end = len(ids)
+    while end and added[end - 1]:  # an end that the tokenizer adds, as T5's and XLM-R's do
+        end -= 1
+    return [int(i) for i in ids[:end]]
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -80,9 +79,12 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     from jinja2 import TemplateError
 
     try:
-        encoded = tokenizer.apply_chat_template(clean, add_generation_prompt=True, tokenize=True, return_dict=True)
+        encoded = tokenizer.apply_chat_template(
+            clean, add_generation_prompt=True, tokenize=True, return_dict=True, tokenizer_kwargs={"verbose": False}
+        )
     except TemplateError as err:
-        raise InputError(f"the chat template refuses the conversation: {err}") from err
+        reason = " ".join(str(err).split())
+        raise InputError(f"the chat template refuses the conversation: {reason}") from err
     return [int(i) for i in encoded["input_ids"]]
 
 
@@ -95,12 +97,14 @@ def check_messages(messages: Sequence[Message]) -> None:
     """Check that each message has a role and a text.
 
     Raises:
-        InputError: One has not, or there are none.
+        InputError: One has not, there are none, or they are not in a list.
     """
+    if not isinstance(messages, Sequence):
+        raise InputError(f"a prompt must be a text or a list of messages, got {type(messages).__name__}")
     if not messages:
         raise InputError("the conversation is empty; expected at least one message")
     for i, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+        if not isinstance(message, Mapping) or "role" not in message or not isinstance(message.get("content"), str):
             shown = json.dumps(message, ensure_ascii=False, default=repr)[:80]
             raise InputError(f"message {i} needs a role and a text as content, got {shown}")
         if message.get("role") not in ROLES:

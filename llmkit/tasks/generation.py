@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -90,8 +90,8 @@ def generate_batch(
 class TextStream:
     """Iterates over the pieces of a text as they are decoded; `result` is the Generation once they are at an end."""
 
-    def __init__(self, job: "Job", prompt_ids: list[int]) -> None:
-        self._pieces = job.stream(prompt_ids)
+    def __init__(self, job: "Job", start: "Start") -> None:
+        self._pieces = job.stream(start)
         self._result: Generation | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -118,6 +118,14 @@ class TextStream:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Holds what one prompt became: its ids and the strings that end its text."""
+
+    ids: list[int]
+    stop: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Job:
     """Holds what all prompts of one call share: the model, the settled config, the stop strings and the seed."""
 
@@ -133,16 +141,20 @@ class Job:
         """Whether the seed has an effect."""
         return bool(self.config.do_sample)
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Encode a prompt and make it fit.
+    def encode(self, prompt: Prompt) -> Start:
+        """Encode a prompt and make it fit; a conversation without a template ends where the user's next turn begins.
 
         Raises:
             InputError: It does not fit and may not be cut.
         """
+        stop = self.stop
+        if not isinstance(prompt, str) and not self.lm.tokenizer.chat_template:
+            logger.info(f"{self.lm.name or 'the model'} has no chat template; it continues a plain transcript")
+            stop = (*stop, prompts.PLAIN_STOP)
         ids = prompts.encode_prompt(self.lm.tokenizer, prompt)
         context = self.decoder.context
         if context is None or len(ids) < context:
-            return ids
+            return Start(ids, stop)
         if not self.truncate:
             raise InputError(
                 f"the prompt has {len(ids):,} tokens, the context of {self.lm.name or 'the model'} holds {context:,} "
@@ -150,45 +162,40 @@ class Job:
                 hint="--truncate left (in Python: truncate='left') drops its beginning",
             )
         room = self.config.max_new_tokens or MAX_NEW_TOKENS
-        return prompts.cut_left(self.lm.tokenizer, ids, max(context - room, context // 2, 1))
+        return Start(prompts.cut_left(self.lm.tokenizer, ids, max(context - room, context // 2, 1)), stop)
 
-    def run(self, encoded: Sequence[list[int]], *, num_samples: int = 1, batch_size: int = 16) -> list[Generation]:
+    def run(self, starts: Sequence[Start], *, num_samples: int = 1, batch_size: int = 16) -> list[Generation]:
         """Continue encoded prompts; `num_samples` results for each, prompt by prompt."""
-        started = time.perf_counter()
-        rows = [(ids, (self.seed + i) % (runtime.MAX_SEED + 1)) for ids in encoded for i in range(num_samples)]
-        texts: list[list[str]] = [[] for _ in rows]
-        results: dict[int, Generation] = {}
-        for update in run(self.decoder, self.lm.tokenizer, self._requests(rows), batch_size):
-            texts[update.index].append(update.text)
-            if update.finish_reason is not None:
-                ids, seed = rows[update.index]
-                results[update.index] = Generation(
-                    text="".join(texts[update.index]),
-                    token_ids=update.token_ids,
-                    finish_reason=update.finish_reason,
-                    num_prompt_tokens=len(ids),
-                    seed=seed if self.seed_drawn else None,
-                    seconds=time.perf_counter() - started,
-                )
-        return [results[i] for i in range(len(rows))]
+        requests = [self._request(start, i) for start in starts for i in range(num_samples)]
+        results = {i: piece for i, piece in self._pieces(requests, batch_size) if isinstance(piece, Generation)}
+        return [results[i] for i in range(len(requests))]
 
-    def _requests(self, rows: Iterable[tuple[list[int], int]]) -> Iterator[Request]:
-        return (Request(ids, self.config, seed, self.stop) for ids, seed in rows)
-
-    def stream(self, prompt_ids: list[int]) -> Iterator[str | Generation]:
+    def stream(self, start: Start) -> Iterator[str | Generation]:
         """Continue one prompt: its pieces, then the Generation."""
-        started, texts = time.perf_counter(), []
-        for update in run(self.decoder, self.lm.tokenizer, self._requests([(prompt_ids, self.seed)]), 1):
-            texts.append(update.text)
-            yield update.text
+        return (piece for _, piece in self._pieces([self._request(start, 0)], 1))
+
+    def _request(self, start: Start, sample: int) -> Request:
+        return Request(start.ids, self.config, (self.seed + sample) % (runtime.MAX_SEED + 1), start.stop)
+
+    def _pieces(self, requests: Sequence[Request], width: int) -> Iterator[tuple[int, str | Generation]]:
+        """Give the pieces of each request as they come, by its number, and its Generation after the last."""
+        started = time.perf_counter()
+        texts: list[list[str]] = [[] for _ in requests]
+        for update in run(self.decoder, self.lm.tokenizer, requests, width):
+            request, i = requests[update.index], update.index
+            texts[i].append(update.text)
+            yield i, update.text
             if update.finish_reason is not None:
-                yield Generation(
-                    text="".join(texts),
-                    token_ids=update.token_ids,
-                    finish_reason=update.finish_reason,
-                    num_prompt_tokens=len(prompt_ids),
-                    seed=self.seed if self.seed_drawn else None,
-                    seconds=time.perf_counter() - started,
+                yield (
+                    i,
+                    Generation(
+                        text="".join(texts[i]),
+                        token_ids=update.token_ids,
+                        finish_reason=update.finish_reason,
+                        num_prompt_tokens=len(request.prompt_ids),
+                        seed=request.seed if self.seed_drawn else None,
+                        seconds=time.perf_counter() - started,
+                    ),
                 )
 
 

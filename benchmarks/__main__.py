@@ -1,0 +1,10 @@
+"""`python -m benchmarks NAME [options]`."""
+
+import importlib
+import sys
+
+NAMES = {"decode": "benchmarks.decode", "first-token": "benchmarks.first_token"}
+
+if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+    sys.exit(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]")
+importlib.import_module(NAMES[sys.argv[1]]).main(sys.argv[2:])

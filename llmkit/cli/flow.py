@@ -1,0 +1,125 @@
+"""Rows in, results out: what every command that reads -f and writes -o has in common."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from llmkit.cli import outputs, render, rows
+from llmkit.errors import InputError
+
+# Gives each row of an iterator its results, or comes back with the row's error set and none.
+Answers = Callable[[Iterator[rows.Row]], Iterator[tuple[rows.Row, list[Any]]]]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Holds where rows come from and where results go.
+
+    Attributes:
+        text: TEXT, where it was given.
+        file: What -f names; "-" is standard input.
+        output: What -o names.
+        column: The column of a table that holds the input.
+        encoding: Of what is read; -o keeps it.
+        overwrite: Whether -o may replace a file.
+        as_json: Whether a result is shown as JSON.
+        quiet: Whether progress is kept away.
+        columns: The columns that -o adds to a table, and the field of a result that each holds.
+        per_row: The number of results of a row.
+    """
+
+    text: str | None
+    file: str | None
+    output: Path | None
+    column: str
+    encoding: str
+    overwrite: bool
+    as_json: bool
+    quiet: bool
+    columns: Mapping[str, str]
+    per_row: int = 1
+
+    def open(self) -> "OpenFlow":
+        """Check what is to be read and written, before any model is loaded; nothing is written yet.
+
+        Raises:
+            InputError: An input cannot be read, or the output not be written.
+        """
+        rows.python_name(self.encoding)
+        if self.file is not None and self.text is not None:
+            raise InputError("got both TEXT and -f; expected one of them")
+        path = Path(self.file) if self.file not in (None, "-") else None
+        total = rows.check_file(path, self.column, self.encoding) if path is not None else None
+        whole = rows.read_whole(self.text, self.encoding) if self.file is None else None
+        return OpenFlow(self, path, total, whole, self._open_table(path) if self.output is not None else None)
+
+    def _open_table(self, path: Path | None) -> outputs.Table:
+        assert self.output is not None
+        if path is not None and self.output.resolve() == path.resolve():
+            raise InputError(f"-o and -f name the same file: {path}")
+        header = rows.read_header(path, self.encoding) if path is not None else ["text"]
+        taken = [name for name in self.columns if name in header and self.output.suffix in rows.TABLES]
+        if taken:
+            raise InputError(f"{path} has a column {taken[0]!r} already, which would be added")
+        return outputs.Table(
+            self.output,
+            encoding=self.encoding,
+            overwrite=self.overwrite,
+            columns=[*header, *self.columns],
+            per_row=self.per_row,
+        )
+
+
+@dataclass(frozen=True)
+class OpenFlow:
+    """Holds checked inputs and outputs; `whole` is the one input where there are no rows."""
+
+    flow: Flow
+    path: Path | None
+    total: int | None
+    whole: str | None
+    table: outputs.Table | None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether there is one input and one result, for the screen."""
+        return self.whole is not None and self.table is None and self.flow.per_row == 1
+
+    def run(self, answers: Answers) -> int:
+        """Answer all rows in order; return 1 where a row had an error, else 0."""
+        source: Iterable[rows.Row]
+        if self.whole is not None:
+            source = [rows.Row(1, self.whole, {"text": self.whole})]
+        else:
+            source = rows.read_rows(self.path, self.flow.column, self.flow.encoding)
+        progress = render.Progress(self.total, quiet=self.flow.quiet)
+        failed = complete = False
+        try:
+            if self.table is not None:
+                self.table.open()
+            for row, results in answers(islice(source, self.table.done if self.table else 0, None)):
+                failed |= row.error is not None
+                self._put(row, results)
+                progress.update(row.number)
+            complete = True
+        finally:
+            progress.close()
+            if self.table is not None:
+                self.table.close(complete=complete)
+        return 1 if failed else 0
+
+    def _put(self, row: rows.Row, results: list[Any]) -> None:
+        sink: outputs.Sink = self.table or outputs.Screen()
+        if row.error is not None:
+            problem = {"row": row.number, "error": row.error}
+            if not self.flow.as_json:
+                render.say("error", f"row {row.number}: {row.error}")
+            for _ in range(self.flow.per_row):  # in the place of each result
+                sink.put(row, render.to_json(problem) if self.flow.as_json else "", problem)
+            return
+        for result in results:
+            text = str(result) if self.whole is not None else render.escape(str(result))
+            columns = {column: getattr(result, name) for column, name in self.flow.columns.items()}
+            sink.put(row, render.to_json(result) if self.flow.as_json else text, columns)

