@@ -7,11 +7,14 @@ arguments stands for a tiny checkpoint of generation. The sentence is a regular 
 
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 Files = pathlib.Path
 
@@ -62,6 +65,45 @@ def missing_shard(folder: Files, tiny: Files) -> None:
     without("model.safetensors")(folder, tiny)
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (folder / "ck" / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def not_finite(folder: Files, tiny: Files) -> None:
+    path = copy(folder, tiny) / "model.safetensors"
+    tensors = load_file(path)
+    tensors["transformer.ln_f.bias"][3] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def flipped_bit(folder: Files, tiny: Files) -> None:
+    path = copy(folder, tiny) / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    path.with_name("manifest.json").write_text(json.dumps({"files": {path.name: entry}}), encoding="utf-8")
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def adapter(inputs: int = 32, layers: tuple[int, ...] = (0, 1), facts: dict[str, str] | None = None):
+    """A LoRA adapter for the attention of a tiny GPT-2, whose c_attn takes 32 inputs and gives 96 outputs."""
+
+    def setup(folder: Files, tiny: Files) -> None:
+        (folder / "ad").mkdir()
+        config = {"peft_type": "LORA", "r": 2, "target_modules": ["c_attn"], "base_model_name_or_path": "none/here"}
+        (folder / "ad" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+        if facts is not None:
+            (folder / "ad" / "llmkit.json").write_text(json.dumps(facts), encoding="utf-8")
+        tensors = {}
+        for layer in layers:
+            name = f"base_model.model.transformer.h.{layer}.attn.c_attn"
+            tensors[f"{name}.lora_A.weight"] = np.zeros((2, inputs), np.float32)
+            tensors[f"{name}.lora_B.weight"] = np.zeros((96, 2), np.float32)
+        save_file(tensors, folder / "ad" / "adapter_model.safetensors")
+
+    return setup
+
+
+def pipe(folder: Files, tiny: Files) -> None:
+    os.mkfifo(folder / "in")
 
 
 def large_vocabulary(folder: Files, tiny: Files) -> None:
@@ -210,6 +252,52 @@ ROWS = [
         1,
         r"ck lacks \d+ tensors of the model, such as .*",
     ),
+    (
+        "values not finite",
+        not_finite,
+        CHECKPOINT,
+        1,
+        r"ck: the tensor transformer\.ln_f\.bias holds values .* not finite",
+    ),
+    ("flipped bit", flipped_bit, CHECKPOINT, 1, r"ck is damaged: model\.safetensors differs from its sha256"),
+    # adapters
+    ("no adapter", nothing, (*GENERATE, "-a", "./ad"), 2, r"no such checkpoint: \./ad"),
+    ("not an adapter", a_folder("ad"), (*GENERATE, "-a", "ad"), 2, r"no adapter_config\.json in ad"),
+    (
+        "adapter for another width",
+        adapter(16),
+        (*GENERATE, "-a", "ad"),
+        2,
+        r"the adapter ad was made for 16 inputs at .*, the base has 32",
+    ),
+    (
+        "adapter for more layers",
+        adapter(layers=(0, 1, 2)),
+        (*GENERATE, "-a", "ad"),
+        2,
+        r"the adapter ad .* has no module .*h\.2.*",
+    ),
+    (
+        "adapter for fewer layers",
+        adapter(layers=(0,)),
+        (*GENERATE, "-a", "ad"),
+        2,
+        r"the adapter ad was made for another base .*",
+    ),
+    (
+        "adapter for other weights",
+        adapter(facts={"base_sha256": "0" * 64}),
+        (*GENERATE, "-a", "ad"),
+        2,
+        r"the adapter ad was made for other weights than .* \(its sha256 differs\)",
+    ),
+    (
+        "base of an adapter missing",
+        adapter(),
+        ("generate", "hi", "-m", "./ad"),
+        1,
+        r"the base of the adapter \./ad is not at hand: .*",
+    ),
     # settings
     ("top_p above 1", nothing, (*GENERATE, "--top-p", "1.5"), 2, r"top_p out of range, got 1\.5; expected .*"),
     ("top_p zero", nothing, (*GENERATE, "--top-p", "0"), 2, r"top_p out of range, got 0\.0; expected .*"),
@@ -249,6 +337,7 @@ ROWS = [
     # inputs and outputs
     ("missing input", nothing, ("generate", "-m", "{tiny}", "-f", "none.txt"), 2, r"no such file: none\.txt"),
     ("input a folder", a_folder("in"), ("generate", "-m", "{tiny}", "-f", "in"), 2, r"not a regular file: in"),
+    ("input a pipe", pipe, ("generate", "-m", "{tiny}", "-f", "in"), 2, r"not a regular file: in"),
     ("empty input", text_file("in.txt", ""), ("generate", "-m", "{tiny}", "-f", "in.txt"), 2, r"no rows in in\.txt"),
     (
         "header only",

@@ -6,11 +6,11 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from llmkit.cli import render
 from llmkit.cli.rows import DIALECTS, Row, python_name
-from llmkit.errors import InputError
+from llmkit.errors import InputError, RunError
 
 
 class Sink(Protocol):
@@ -41,7 +41,7 @@ class Table:
         self._path, self._part = path, path.with_name(path.name + ".part")
         self._encoding = python_name(encoding).removesuffix("-sig")
         self._columns = columns
-        self._file: BinaryIO | None = None
+        self._file: io.FileIO | None = None
         if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise InputError(f"cannot write to {path}; expected a file in a folder that exists and can be written to")
         if path.exists() and not overwrite:
@@ -70,14 +70,19 @@ class Table:
 
     def open(self) -> None:
         """Begin FILE.part, or go on after its last whole row."""
-        self._file = self._part.open("r+b" if self._part.exists() else "wb")
+        # Without a buffer, so that each row is the system's at once and closing never fails.
+        self._file = self._part.open("r+b" if self._part.exists() else "wb", buffering=0)
         self._file.truncate(self._keep)
         self._file.seek(self._keep)
         if self._keep == 0 and self._path.suffix in DIALECTS:
             self._write(self._format(self._columns))
 
     def put(self, row: Row, line: str, columns: dict[str, Any]) -> None:
-        """Write one result, and hand it to the system so that a broken run can be taken up after it."""
+        """Write one result.
+
+        Raises:
+            RunError: The disk is full, or cannot be written to any more.
+        """
         if self._path.suffix == ".jsonl":
             line = json.dumps({**row.record, **columns}, ensure_ascii=False) + "\n"
         elif self._path.suffix in DIALECTS:
@@ -96,14 +101,19 @@ class Table:
 
     def _write(self, text: str) -> None:
         assert self._file is not None
-        self._file.write(text.encode(self._encoding, "replace"))
-        self._file.flush()
+        left = text.encode(self._encoding, "replace")
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as err:
+            raise RunError(f"{self._part} cannot be written any further: {err.strerror}") from err
 
     def close(self, *, complete: bool) -> None:
         """Close the file, and give it its name where all results are there."""
         if self._file is None:
             return
-        os.fsync(self._file.fileno())
+        if complete:
+            os.fsync(self._file.fileno())
         self._file.close()
         if complete:
             self._part.replace(self._path)

@@ -115,10 +115,11 @@ class Progress:
         self._total, self._quiet = total, quiet
         self._on_terminal = sys.stderr.isatty()
         self._started = self._shown = time.monotonic()
+        self._done = 0
 
     def update(self, done: int) -> None:
-        """Show the state if it is time."""
-        now = time.monotonic()
+        """Take the number of rows done; if it is time, show the one before, since rows come in bursts."""
+        now, (done, self._done) = time.monotonic(), (self._done, done)
         if self._quiet or now - self._shown < (0.2 if self._on_terminal else self.EVERY_S):
             return
         self._shown = now

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llmkit import checking
-from llmkit.errors import DamagedError, InputError
+from llmkit import checking, runtime
+from llmkit.errors import DamagedError, InputError, RunError
 from llmkit.locating import Located, locate
 
+WRITING_FAILED = 3  # as unpickling.py says it; that file runs by itself and is not imported
 # What may stand beside the weights and is copied as it is: text that describes them, never code and never pickles.
 COPIED = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.md")
 
@@ -60,8 +61,12 @@ def _save_gguf(checkpoint: str, part: Path, offline: bool) -> None:
     from llmkit.loading import load
 
     model, tokenizer = load(checkpoint, device="cpu", offline=offline)
-    model.save_pretrained(part)
-    tokenizer.save_pretrained(part)
+    try:
+        with runtime.quiet():
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+    except Exception as err:  # safetensors has an error of its own for a full disk
+        raise RunError(f"{part} cannot be written: {str(err)[-160:]}") from err
 
 
 def _find_pickled(found: Located) -> list[Path]:
@@ -85,6 +90,8 @@ def _convert_pickled(found: Located, bins: list[Path], part: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-I", str(child), str(part), *map(str, bins)], capture_output=True, text=True, check=False
     )
+    if done.returncode == WRITING_FAILED:
+        raise RunError(f"{part} cannot be written: {done.stderr[-160:]}")
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise DamagedError(f"the weights of {found.name} cannot be read as tensors: {reason[:160]}")

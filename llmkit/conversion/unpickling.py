@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+WRITING_FAILED = 3  # the exit code that says so; 1 says that the weights cannot be read
 # Events of Python's audit hooks (PEP 578) that reading weights has no need of.
 FORBIDDEN = ("socket.", "subprocess.", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "urllib.")
 
@@ -48,7 +49,11 @@ def main(out: Path, files: list[Path]) -> None:
             sys.exit(f"{path.name}: {explain(err)}")
         if not tensors:
             sys.exit(f"{path.name}: it holds no tensors")
-        save_file(tensors, str(out / name), metadata={"format": "pt"})
+        try:
+            save_file(tensors, str(out / name), metadata={"format": "pt"})
+        except Exception as err:  # safetensors has an error of its own for a full disk
+            sys.stderr.write(str(err).partition("\n")[0])
+            raise SystemExit(WRITING_FAILED) from None
         index |= dict.fromkeys(tensors, name)
         total += sum(t.numel() * t.element_size() for t in tensors.values())
     if len(files) > 1:

@@ -3,6 +3,9 @@
 import csv
 import itertools
 import json
+import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -192,3 +195,23 @@ def test_generate_reads_a_large_file_in_chunks(tiny, tmp_path):
     source = rows.read_rows(path, "text", "utf-8")
     assert [next(source).number, next(source).number] == [1, 2]
     assert rows.check_file(path, "text", "utf-8") == 1000
+
+
+def limited(size):
+    """Settings for a process whose files may not grow beyond a size: writing fails as on a full disk."""
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+
+
+def test_generate_keeps_what_is_done_when_the_disk_is_full(tiny, tmp_path):
+    (tmp_path / "in.txt").write_text("Once upon a time\n" * 50, encoding="utf-8")
+    call = [sys.executable, "-m", "llmkit", "generate", "-f", "in.txt", "-m", str(tiny), "-t", "0", "-n", "6"]
+    settings = {"cwd": tmp_path, "capture_output": True, "text": True, "encoding": "utf-8", "check": False}
+    failed = subprocess.run([*call, "-o", "out.txt"], **settings, **limited(300))
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines() == [
+        "llmkit: note: what is done is kept in out.txt.part; the same call goes on after it",
+        "llmkit: error: out.txt.part cannot be written any further: File too large",
+    ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", "out.txt.part"]
+    assert subprocess.run([*call, "-o", "out.txt"], **settings).returncode == 0
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == subprocess.run(call, **settings).stdout

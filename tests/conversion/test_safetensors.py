@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -268,3 +270,20 @@ def test_export_safetensors_refuses_to_write_below_a_file(ck):
         refuse(InputError, "ck", pathlib.Path("ck/config.json/out"))
         == "cannot write to ck/config.json: Not a directory"
     )
+
+
+def test_export_safetensors_leaves_nothing_when_the_disk_is_full(make_checkpoint, tmp_path):
+    source = shutil.copytree(make_checkpoint("gpt2"), tmp_path / "in")
+    torch.save(load_file(source / "model.safetensors"), source / "pytorch_model.bin")
+    (source / "model.safetensors").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "llmkit", "export", "safetensors", "in", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"llmkit: error: out\.part-\d+ cannot be written: .*File too large.*\n", done.stderr)
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
