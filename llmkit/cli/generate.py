@@ -81,7 +81,7 @@ def open_job(model: str | None, settings: dict[str, Any], **loading: Any) -> Job
     """Load the checkpoint and settle the settings.
 
     The garbage collector rests meanwhile: what importing and loading make lives as long as the process, and looking
-    through it again and again takes a tenth of the time to the first token (`python -m benchmarks first-token`).
+    through it again and again takes a tenth of the time to the first token (docs/reference/speed.md).
     """
     from llmkit.defaults import default_checkpoint
     from llmkit.loading import load
