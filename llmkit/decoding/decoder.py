@@ -213,6 +213,12 @@ class Decoder:
         warped = configuring.build_warpers(rows[0].config, scores.device)(scores.new_zeros(0), scores)
         return draw(warped, [row.generator for row in rows])
 
+    @classmethod
+    def _check_scores(cls, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Check what `model.generate` is about to choose from. Shape of scores: (rows, vocabulary)."""
+        cls._check_finite(scores.max(dim=-1).values)
+        return scores
+
     @staticmethod
     def _check_finite(values: torch.Tensor) -> None:
         if not bool(torch.isfinite(values).all()):
@@ -237,7 +243,16 @@ class Decoder:
         devices = [device] if device.type == "cuda" else []
         with runtime.quiet(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(row.generator.initial_seed())
-            out = self.model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
+            try:
+                out = self.model.generate(
+                    prompt,
+                    attention_mask=torch.ones_like(prompt),
+                    generation_config=config,
+                    logits_processor=LogitsProcessorList([self._check_scores]),
+                )
+            except ValueError as err:
+                reason = str(err).partition("\n")[0][:160]
+                raise InputError(f"transformers refuses this GenerationConfig: {reason}") from err
         events = []
         for token in out[0, len(row.ids) :].tolist():
             events.append(self._accept(row, int(token)))

@@ -273,6 +273,21 @@ def test_decoder_raises_when_the_model_gives_scores_that_are_not_finite(model, v
         decoder.step()
 
 
+@pytest.mark.parametrize("fields", [{}, {"do_sample": True, "temperature": 0.7}], ids=["greedy", "sampled"])
+def test_decoder_raises_when_a_row_that_goes_whole_meets_scores_that_are_not_finite(model, fields):
+    decoder = Decoder(broken(model, math.nan))
+    decoder.add(PROMPT, GenerationConfig(num_beams=2, max_new_tokens=4, **fields), seed=0)
+    with pytest.raises(RunError, match=r"^the model gave scores that are not finite$"):
+        decoder.step()
+
+
+def test_decoder_refuses_what_transformers_refuses(model):
+    decoder = Decoder(model)
+    decoder.add(PROMPT, GenerationConfig(max_new_tokens=4, stop_strings=["e"]), seed=0)
+    with pytest.raises(InputError, match=r"^transformers refuses this GenerationConfig: .*tokenizer"):
+        decoder.step()
+
+
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_generate_raises_when_the_model_gives_scores_that_are_not_finite(loaded, temperature):
     lm = dataclasses.replace(loaded("gpt2"), model=broken(loaded("gpt2").model, float("nan")))

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 import llmkit
 from llmkit.decoding.decoder import Decoder
 
-SIZES = [(3, 12), (17, 5), (1, 16), (8, 2), (25, 7), (5, 1), (40, 9)]  # tokens of the prompt, tokens to come
+SIZES = [(3, 8), (17, 5), (1, 10), (8, 2), (25, 6), (5, 1), (40, 7)]  # tokens of the prompt, tokens to come
 # when each of these joins, in steps; once all are in, rows leave one by one
 ORDERS = {
     "all at once": [0, 0, 0, 0, 0, 0, 0],
@@ -19,7 +19,7 @@ ORDERS = {
     "one a step, the longest prompt first": [6, 5, 4, 3, 2, 1, 0],
     "in two groups": [0, 3, 0, 3, 0, 3, 3],
     "the longest prompt late": [0, 0, 0, 0, 0, 0, 6],
-    "some when others have left": [0, 20, 0, 20, 20, 0, 45],
+    "some when others have left": [0, 12, 0, 12, 12, 0, 25],
 }
 SETTINGS = {
     "greedy": [{}],
@@ -58,7 +58,7 @@ def decode(model, requests, joins, takes_out=None):
     """Decode requests that join at these steps, each seeded by its place: (token, reason) of each, as they come."""
     decoder, places = Decoder(model), {}
     events = [[] for _ in requests]
-    for step in range(70):
+    for step in range(40):
         for place, (ids, config) in enumerate(requests):
             if joins[place] == step:
                 places[decoder.add(ids, config, seed=place)] = place
@@ -101,7 +101,7 @@ def test_decoder_gives_the_other_rows_the_same_when_some_are_taken_out(case):
     assert [events[i] for i in taken_out] == [alone[i][: len(events[i])] for i in taken_out]
 
 
-@pytest.mark.parametrize("order", ["one a step", "one a step, the longest prompt first", "in two groups"])
+@pytest.mark.parametrize("order", ["one a step, the longest prompt first", "in two groups"])
 @pytest.mark.parametrize("family", sorted(set(SHAPES) - {"openai-gpt"}))
 @torch.no_grad()
 def test_decoder_computes_the_scores_of_a_row_without_padding_and_cache(family, order):
@@ -133,7 +133,7 @@ def texts(request, lm):
     return lm, request.param, without_time(llmkit.generate(text, model=lm, **request.param) for text in TEXTS)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize("batch_size", [3, 16])
 def test_generate_batch_gives_each_prompt_what_generate_gives(texts, batch_size):
     lm, settings, alone = texts
     made = llmkit.generate_batch(TEXTS, model=lm, batch_size=batch_size, **settings)

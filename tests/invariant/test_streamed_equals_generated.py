@@ -47,7 +47,7 @@ def test_stream_equals_generate_in_every_family(loaded, family, settings):
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 def test_stream_equals_generate_with_every_tokenizer(loaded, tokenizer, text):
     lm = loaded("gpt2", tokenizer)
-    for seed in range(6):  # among them texts that end within a character
+    for seed in range(4):  # among them texts that end within a character
         settings = {"model": lm, "max_new_tokens": 12, "temperature": 4.0, "seed": seed}
         pieces, result = drain(text, **settings)
         assert result == generate(text, **settings)
