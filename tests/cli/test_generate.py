@@ -215,3 +215,14 @@ def test_generate_keeps_what_is_done_when_the_disk_is_full(tiny, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", "out.txt.part"]
     assert subprocess.run([*call, "-o", "out.txt"], **settings).returncode == 0
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == subprocess.run(call, **settings).stdout
+
+
+def test_generate_drops_a_torn_row_however_long_it_is(llmkit_cli, tiny, tmp_path):
+    (tmp_path / "in.txt").write_text("Once\nupon\n", encoding="utf-8")
+    call = ("generate", "-f", tmp_path / "in.txt", "-m", tiny, "-t", 0, "-n", 4, "-o", tmp_path / "out.txt")
+    llmkit_cli(*call)
+    whole = (tmp_path / "out.txt").read_bytes()
+    (tmp_path / "out.txt").unlink()
+    (tmp_path / "out.txt.part").write_bytes(whole.split(b"\n")[0] + b"\n" + b"x" * 1000)
+    llmkit_cli(*call)
+    assert (tmp_path / "out.txt").read_bytes() == whole
