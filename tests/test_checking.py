@@ -1,5 +1,6 @@
 """Damaged and hostile checkpoint folders: one sentence each, before torch is imported."""
 
+import ast
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from llmkit.errors import DamagedError, InputError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 WEIGHTS = "model.safetensors"
+PACKAGE = checking.Path(checking.__file__).parent
 
 
 @pytest.fixture
@@ -169,6 +171,22 @@ def test_check_checkpoint_accepts_an_attention_that_is_no_kernel(ck):
 def test_check_checkpoint_refuses_a_generation_config_that_transformers_would_pass_over(ck):
     (ck / "generation_config.json").write_text("{", encoding="utf-8")
     assert refuse(InputError, check_checkpoint, ck).startswith("ck/generation_config.json is not JSON: ")
+
+
+def test_every_call_of_from_pretrained_refuses_remote_code():
+    calls, unsafe = 0, []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if node.func.attr not in ("from_pretrained", "from_config") or ast.unparse(node.func.value) == "PeftModel":
+                continue  # PeftModel loads an adapter, which holds no code; its base is there already
+            calls += 1
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if keywords.get("trust_remote_code") != "False":
+                unsafe.append(f"{path.name}:{node.lineno}")
+    assert calls >= 5
+    assert unsafe == []
 
 
 # the tokenizer

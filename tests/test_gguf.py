@@ -1,5 +1,6 @@
 """A .gguf file: read as transformers reads it, silently, and saved as plain safetensors."""
 
+import json
 import pathlib
 import sys
 
@@ -52,6 +53,7 @@ def test_load_gives_a_model_from_gguf_that_can_be_saved(tiny_gguf, tmp_path):
     lm = load(tiny_gguf[1], device="cpu")
     lm.model.save_pretrained(tmp_path)
     assert same_weights(AutoModelForCausalLM.from_pretrained(tmp_path), lm.model)
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
 
 
 def test_load_refuses_another_task_for_a_gguf_file(tiny_gguf):

@@ -1,10 +1,12 @@
 """From a checkpoint to a model and a tokenizer: what comes out, and one sentence for each that cannot be loaded."""
 
-import ast
 import json
 import logging
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,13 +20,11 @@ from transformers import (
     BertConfig,
 )
 
-import llmkit
 from llmkit import locating
 from llmkit.errors import DamagedError, InputError
 from llmkit.loading import load, load_tokenizer
 
 WEIGHTS = "model.safetensors"
-PACKAGE = pathlib.Path(llmkit.__file__).parent
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def notes(monkeypatch):
 def refuse(error, checkpoint, **options):
     with pytest.raises(error) as caught:
         load(checkpoint, device="cpu", **options)
-    assert isinstance(error, tuple) or type(caught.value) is error
+    assert type(caught.value) is error
     assert len(str(caught.value)) <= 300
     return str(caught.value)
 
@@ -112,11 +112,14 @@ def test_load_says_which_part_of_a_run_it_takes(ck, notes):
     assert notes == ["runs/x is a run, using its final"]
 
 
-def test_load_is_silent(ck, capfd):
-    change_weights(ck, transformer__h__0__attn__masked_bias=torch.zeros(()))  # as old checkpoints hold
-    capfd.readouterr()
-    load("ck", device="cpu")
-    assert capfd.readouterr() == ("", "")
+def test_load_is_silent(ck):
+    change_weights(
+        ck, transformer__h__0__attn__masked_bias=torch.zeros(())
+    )  # old ones hold it; transformers reports it
+    env = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    script = "import llmkit; llmkit.load('ck', device='cpu')"
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_load_takes_the_tokenizer_from_another_folder(ck):
@@ -125,13 +128,23 @@ def test_load_takes_the_tokenizer_from_another_folder(ck):
     assert load("ck", tokenizer=pathlib.Path("words"), device="cpu").tokenizer.cls_token == "[CLS]"
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", WEIGHTS])
-def test_load_calls_a_built_in_checkpoint_what_the_user_called_it(ck, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "content", "error", "sentence"),
+    [
+        ("config.json", "[]", InputError, "builtin/ck/config.json holds list; expected a JSON object"),
+        (WEIGHTS, "", DamagedError, f"builtin/ck/{WEIGHTS} is truncated or not a safetensors file (0 bytes)"),
+        (
+            "tokenizer.json",
+            '{"model": {"vocab": {"a": 0}}}',
+            InputError,
+            "the tokenizer of builtin/ck cannot be read: ",
+        ),
+    ],
+)
+def test_load_calls_a_built_in_checkpoint_what_the_user_called_it(ck, monkeypatch, name, content, error, sentence):
     monkeypatch.setattr(locating, "BUILTIN", ck.parent.resolve())
-    (ck / name).write_bytes(b"{" * 8)
-    sentence = refuse((InputError, DamagedError), "builtin/ck")
-    assert f"builtin/ck/{name}" in sentence
-    assert str(ck.parent.resolve()) not in sentence
+    (ck / name).write_text(content, encoding="utf-8")
+    assert refuse(error, "builtin/ck").startswith(sentence)
 
 
 # the task
@@ -153,6 +166,15 @@ def test_load_refuses_a_task_that_the_checkpoint_has_no_head_for(ck):
     assert refuse(InputError, "ck", task="classification") == (
         "ck was saved as GPT2LMHeadModel, without a head for classification: it lacks score.weight"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"), [({"architectures": None}, "1 tensor"), ({"n_layer": 3}, "13 tensors")]
+)
+def test_load_blames_the_head_only_when_that_is_sure(ck, changes, missing):
+    change(ck / "config.json", **changes)
+    sentence = refuse(DamagedError, "ck", task="classification")
+    assert sentence.startswith(f"ck lacks {missing} of the model, such as ")
 
 
 def test_load_refuses_a_model_that_was_saved_without_any_head(ck):
@@ -299,22 +321,6 @@ def test_load_runs_no_code_of_the_folder(ck):
         "ck/tokenizer_config.json asks for Python code of its own (auto_map); llmkit never runs it"
     )
     assert not (ck / "canary").exists()
-
-
-def test_every_call_of_from_pretrained_refuses_remote_code():
-    calls, unsafe = 0, []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-                continue
-            if node.func.attr not in ("from_pretrained", "from_config") or ast.unparse(node.func.value) == "PeftModel":
-                continue  # PeftModel loads an adapter, which holds no code; its base is there already
-            calls += 1
-            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            if keywords.get("trust_remote_code") != "False":
-                unsafe.append(f"{path.name}:{node.lineno}")
-    assert calls >= 5
-    assert unsafe == []
 
 
 # tokenizers
