@@ -83,14 +83,14 @@ def fed(monkeypatch):
 
 @pytest.fixture
 def type_in(monkeypatch):
-    """A function that types into a pseudo terminal, which is then the standard input."""
+    """A function that types a text and Ctrl-D into a pseudo terminal, which is then the standard input."""
     opened = []
 
     def type_lines(text):
         master, slave = pty.openpty()
         terminal = open(slave, encoding="utf-8")  # noqa: SIM115 — closed below
         opened.append((master, terminal))
-        os.write(master, text.encode())
+        os.write(master, f"{text}\x04".encode())
         monkeypatch.setattr(sys, "stdin", terminal)
 
     yield type_lines
@@ -151,6 +151,12 @@ def test_chat_checks_its_settings_before_anything_is_loaded(llmkit_cli):
     )
 
 
+def test_chat_answers_the_question_in_text_alone_when_it_stands_on_a_terminal(llmkit_cli, friendly, fed, type_in):
+    type_in("another\n")
+    assert llmkit_cli("chat", "hi", "-m", friendly, *GREEDY) == (0, "Yes, 天.\n", "")
+    assert fed == [[("user", "hi")]]
+
+
 # --- where an answer ends
 
 
@@ -203,6 +209,12 @@ def test_chat_says_nothing_more_when_it_is_to_be_quiet(llmkit_cli, base):
 # --- turn by turn
 
 
+def test_chat_says_once_in_the_first_turn_that_there_is_no_template(llmkit_cli, base, type_in):
+    type_in("hi\nthere\n\n")
+    note = f"llmkit: note: {base} has no chat template; it continues a plain transcript\n"
+    assert llmkit_cli("chat", "-m", base, *GREEDY)[2] == HOW_TO_END + "> " + note + "> > "
+
+
 def test_chat_keeps_the_history_on_a_terminal(llmkit_cli, friendly, fed, type_in):
     type_in("hi\n你好\n\nnever asked\n")
     assert llmkit_cli("chat", "-m", friendly, *GREEDY) == (0, "Yes, 天.\nYes, 天.\n", HOW_TO_END + "> > > ")
@@ -217,18 +229,19 @@ def test_chat_keeps_the_answer_without_the_spaces_around_it(llmkit_cli, base, fe
 
 
 def test_chat_ends_at_the_end_of_input(llmkit_cli, friendly, fed, type_in):
-    type_in("hi\n\x04")
+    type_in("hi\n")
     assert llmkit_cli("chat", "-m", friendly, *GREEDY) == (0, "Yes, 天.\n", HOW_TO_END + "> > ")
 
 
 def test_chat_drops_the_oldest_turns_when_the_context_is_full(llmkit_cli, tmp_path, fed, type_in):
     folder = save_scripted(tmp_path, ">", "Yes.", template=TEMPLATE, context=64)
-    type_in("Z\n" + "q" * 20 + "\n" + "J" * 8 + "\n\n")
+    type_in("Z\n" + "q" * 20 + "\n" + "J" * 8 + "\nW\n\n")
     code, out, err = llmkit_cli("chat", "-m", folder, *GREEDY, "--system", "W")
-    assert (code, out) == (0, "Yes.\n" * 3)
-    assert err == HOW_TO_END + "> > > llmkit: note: 2 of the oldest messages no longer fit the context\n> "
+    assert (code, out) == (0, "Yes.\n" * 4)
+    assert err == HOW_TO_END + "> > > llmkit: note: 2 of the oldest messages no longer fit the context\n> > "
     assert fed[1] == [("system", "W"), ("user", "Z"), ("assistant", "Yes."), ("user", "q" * 20)]
     assert fed[2] == [("system", "W"), ("user", "q" * 20), ("assistant", "Yes."), ("user", "J" * 8)]
+    assert fed[3] == [("system", "W"), ("user", "J" * 8), ("assistant", "Yes."), ("user", "W")]
 
 
 def test_chat_goes_on_after_a_message_that_cannot_be_answered(llmkit_cli, friendly, fed, type_in):
