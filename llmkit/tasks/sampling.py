@@ -70,7 +70,7 @@ def check_settings(settings: Sampling) -> None:
         InputError: A value is out of range, or config is given beside what it replaces.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    unknown = sorted(set(given) - set(Sampling.__annotations__))
+    unknown = sorted(set(settings) - set(Sampling.__annotations__))
     if unknown:
         raise TypeError(f"no such setting: {unknown[0]}; expected {', '.join(sorted(Sampling.__annotations__))}")
     for name, (good, expected) in RANGES.items():

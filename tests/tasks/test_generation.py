@@ -503,3 +503,8 @@ def test_generate_batch_seeds_the_samples_of_a_prompt_one_by_one(lm):
     batch = generate_batch([TEXT, "It was"], num_samples=2, seed=8, **settings)
     alone = [generate(prompt, seed=seed, **settings) for prompt in (TEXT, "It was") for seed in (8, 9)]
     assert [timeless(g) for g in batch] == [timeless(g) for g in alone]
+
+
+def test_generate_refuses_an_unknown_setting_though_its_value_is_none(lm):
+    with pytest.raises(TypeError, match=r"^no such setting: temprature; expected "):
+        llmkit.generate("x", model=lm, temprature=None)
