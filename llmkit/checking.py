@@ -181,6 +181,18 @@ def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def is_adapter(folder: Path) -> bool:
+    """Tell whether a folder holds a peft adapter alone; one that has config.json too is a full checkpoint."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").exists()
+
+
+def name_base(folder: Path) -> str | None:
+    """Name the base of an adapter: as llmkit.json has it, else as peft has it; None where neither says."""
+    config, _ = check_adapter(folder)
+    base = runfolder.read_facts(folder).get("base") or config.get("base_model_name_or_path")
+    return base if isinstance(base, str) and base else None
+
+
 def check_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Check the files of a peft adapter; return its config and its tensors.
 

@@ -96,7 +96,7 @@ def load(
         raise InputError(f"unknown task, got {task!r}; expected {', '.join(AUTO_CLASSES)}")
     base = _locate(checkpoint, revision=revision, offline=offline)
     over: Located | None = None
-    if _is_adapter(base.path):
+    if checking.is_adapter(base.path):
         if adapter is not None:
             raise InputError(f"{base.name} is an adapter itself, got a second one: {os.fspath(adapter)}")
         over, base = base, _locate_base(base, offline=offline)
@@ -129,16 +129,11 @@ def _locate(
     return found
 
 
-def _is_adapter(path: Path) -> bool:
-    return (path / "adapter_config.json").is_file() and not (path / "config.json").exists()
-
-
 def _locate_base(adapter: Located, *, offline: bool) -> Located:
     with adapter.naming():
-        config, _ = checking.check_adapter(adapter.path)
-        base = runfolder.read_facts(adapter.path).get("base") or config.get("base_model_name_or_path")
+        base = checking.name_base(adapter.path)
     hint = "-m BASE -a ADAPTER names both"
-    if not isinstance(base, str) or not base:
+    if base is None:
         raise InputError(f"{adapter.name} is an adapter that names no base", hint=hint)
     try:
         return _locate(base, offline=offline)

@@ -1,6 +1,8 @@
 """Tiny checkpoints made on the spot, real data where it is at hand, and no network."""
 
 import importlib.metadata
+import json
+import logging
 import os
 import pathlib
 import socket
@@ -188,6 +190,36 @@ def loaded(make_checkpoint):
         return kept[key]
 
     return get
+
+
+@pytest.fixture
+def notes(monkeypatch):
+    """What llmkit logs."""
+    kept, logger = [], logging.getLogger("llmkit")
+    handler, level = logging.Handler(), logger.level
+    monkeypatch.setattr(handler, "emit", lambda record: kept.append(record.getMessage()))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield kept
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def refuse(error, checkpoint, **options):
+    """Load what must be refused with this error; return its sentence."""
+    from llmkit import load
+
+    with pytest.raises(error) as caught:
+        load(checkpoint, device="cpu", **options)
+    assert type(caught.value) is error
+    assert len(str(caught.value)) <= 300
+    return str(caught.value)
+
+
+def change(path, **changes):
+    """Change keys of a JSON file."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
 """Adapters over a base: what plain peft computes, and one sentence for each that does not belong to the base."""
 
 import hashlib
-import json
-import logging
 import pathlib
 import shutil
 import warnings
 
 import pytest
 import torch
-from conftest import TEXTS, wordpiece_tokenizer
+from conftest import TEXTS, change, refuse, wordpiece_tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
@@ -44,32 +42,6 @@ def here(tmp_path, monkeypatch, make_checkpoint):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(make_checkpoint("gpt2"), "base")
     return pathlib.Path(make_adapter("base", "ad")).parent
-
-
-@pytest.fixture
-def notes(monkeypatch):
-    """What llmkit logs."""
-    kept, logger = [], logging.getLogger("llmkit")
-    handler, level = logging.Handler(), logger.level
-    monkeypatch.setattr(handler, "emit", lambda record: kept.append(record.getMessage()))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield kept
-    logger.removeHandler(handler)
-    logger.setLevel(level)
-
-
-def refuse(error, checkpoint, **options):
-    with pytest.raises(error) as caught:
-        load(checkpoint, device="cpu", **options)
-    assert type(caught.value) is error
-    assert len(str(caught.value)) <= 300
-    return str(caught.value)
-
-
-def change(path, **changes):
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
 
 
 def logits(model, tokenizer):

@@ -1,7 +1,6 @@
 """From a checkpoint to a model and a tokenizer: what comes out, and one sentence for each that cannot be loaded."""
 
 import json
-import logging
 import os
 import pathlib
 import shutil
@@ -10,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import TEXTS, byte_level_tokenizer, wordpiece_tokenizer, wordpiece_words
+from conftest import TEXTS, byte_level_tokenizer, change, refuse, wordpiece_tokenizer, wordpiece_words
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
@@ -26,32 +25,6 @@ def ck(make_checkpoint, tmp_path, monkeypatch):
     """A copy of a tiny GPT-2, as `ck` in the working folder."""
     monkeypatch.chdir(tmp_path)
     return pathlib.Path(shutil.copytree(make_checkpoint("gpt2"), "ck"))
-
-
-@pytest.fixture
-def notes(monkeypatch):
-    """What llmkit logs."""
-    kept, logger = [], logging.getLogger("llmkit")
-    handler = logging.Handler()
-    monkeypatch.setattr(handler, "emit", lambda record: kept.append(record.getMessage()))
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield kept
-    logger.removeHandler(handler)
-    logger.setLevel(level)
-
-
-def refuse(error, checkpoint, **options):
-    with pytest.raises(error) as caught:
-        load(checkpoint, device="cpu", **options)
-    assert type(caught.value) is error
-    assert len(str(caught.value)) <= 300
-    return str(caught.value)
-
-
-def change(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
 def change_weights(folder, **changes):

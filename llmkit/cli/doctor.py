@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llmkit import checking, runfolder
+from llmkit import checking
 from llmkit.cli import options, render
 from llmkit.locating import locate, reach
 
@@ -47,7 +47,7 @@ def _describe_checkpoint(name: str, tokenizer: str | None, offline: bool) -> dic
         if found.path.suffix == ".gguf":
             checking.check_gguf(found.path)
             facts |= {"form": "GGUF", "size": _size(found.path.stat().st_size)}
-        elif (found.path / "adapter_config.json").is_file() and not (found.path / "config.json").exists():
+        elif checking.is_adapter(found.path):
             facts |= _describe_adapter(found.path)
         else:
             facts |= _describe_folder(found.path, tokenizer, offline)
@@ -56,10 +56,9 @@ def _describe_checkpoint(name: str, tokenizer: str | None, offline: bool) -> dic
 
 def _describe_adapter(folder: Path) -> dict[str, str]:
     config, tensors = checking.check_adapter(folder)
-    base = runfolder.read_facts(folder).get("base") or config.get("base_model_name_or_path")
     return {
         "form": f"peft adapter, {config['peft_type']}",
-        "base": str(base or "not named"),
+        "base": checking.name_base(folder) or "not named",
         "tensors": f"{len(tensors):,}",
     }
 

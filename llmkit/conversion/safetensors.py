@@ -1,6 +1,7 @@
 """From pickled weights, or a .gguf file, to plain safetensors."""
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -11,7 +12,6 @@ from llmkit import checking, runtime
 from llmkit.errors import DamagedError, InputError, RunError
 from llmkit.locating import Located, locate
 
-WRITING_FAILED = 3  # as unpickling.py says it; that file runs by itself and is not imported
 # What may stand beside the weights and is copied as it is: text that describes them, never code and never pickles.
 COPIED = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.md")
 
@@ -90,7 +90,7 @@ def _convert_pickled(found: Located, bins: list[Path], part: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-I", str(child), str(part), *map(str, bins)], capture_output=True, text=True, check=False
     )
-    if done.returncode == WRITING_FAILED:
+    if done.returncode == errno.EIO:
         raise RunError(f"{part} cannot be written: {done.stderr[-160:]}")
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

@@ -3,6 +3,7 @@
 python -I unpickling.py OUT FILE.bin [FILE.bin ...]
 """
 
+import errno
 import json
 import re
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-WRITING_FAILED = 3  # the exit code that says so; 1 says that the weights cannot be read
 # Events of Python's audit hooks (PEP 578) that reading weights has no need of.
 FORBIDDEN = ("socket.", "subprocess.", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "urllib.")
 
@@ -53,7 +53,7 @@ def main(out: Path, files: list[Path]) -> None:
             save_file(tensors, str(out / name), metadata={"format": "pt"})
         except Exception as err:  # safetensors has an error of its own for a full disk
             sys.stderr.write(str(err).partition("\n")[0])
-            raise SystemExit(WRITING_FAILED) from None
+            raise SystemExit(errno.EIO) from None  # 1 says that the weights cannot be read
         index |= dict.fromkeys(tensors, name)
         total += sum(t.numel() * t.element_size() for t in tensors.values())
     if len(files) > 1:

@@ -1,6 +1,5 @@
 """Continue text with a causal language model: generate, stream and generate_batch."""
 
-import copy
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Unpack
 from transformers import GenerationConfig
 
 from llmkit import runtime
+from llmkit.decoding import configuring
 from llmkit.decoding.decoder import Decoder
 from llmkit.decoding.text import Request, run
 from llmkit.defaults import default_checkpoint
@@ -225,14 +225,12 @@ def prepare(model: Checkpoint | None, settings: Sampling) -> Job:
 
 def _settle(lm: Loaded, settings: Sampling) -> GenerationConfig:
     """Build the one GenerationConfig that is passed on."""
-    stated = lm.model.generation_config
+    given = settings.get("config")
     with runtime.quiet():
-        given = settings.get("config")
-        config = copy.deepcopy(given) if given is not None else _from_settings(settings, stated)
-        config.update(**stated.to_dict(), defaults_only=True)
+        asked = given if given is not None else _from_settings(settings, lm.model.generation_config)
+        config = configuring.complete(asked, lm.model)
     vocabulary = lm.model.get_input_embeddings().num_embeddings
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    ends = [i for i in ends if i is not None and i < vocabulary]  # GPT-2's default 50256 stands in many small configs
+    ends = [i for i in configuring.end_ids(config) if i < vocabulary]  # GPT-2's 50256 stands in many small configs
     fallback = prompts.end_of_text(lm.tokenizer)
     config.eos_token_id = ends or ([fallback] if fallback is not None and fallback < vocabulary else None)
     return config
