@@ -6,18 +6,20 @@
         ├── DamagedError    exit 1   the files of a checkpoint are damaged
         └── HubError        exit 1   the hub cannot give a checkpoint
 
-`hint` is at most one line that answers the next question.
+`hint` is at most one line that answers the next question; `details` are further lines, one a problem, where a recipe
+has several.
 """
 
 
 class LlmkitError(Exception):
-    """Carries one sentence, and perhaps a hint, to the user."""
+    """Carries one sentence, and perhaps a hint and further lines, to the user."""
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, details: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.hint = hint
+        self.details = details
 
 
 class InputError(LlmkitError, ValueError):

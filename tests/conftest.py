@@ -205,6 +205,26 @@ def notes(monkeypatch):
     logger.setLevel(level)
 
 
+@pytest.fixture(scope="session")
+def stories(tmp_path_factory):
+    """A folder with stories.jsonl and a tokenizer."""
+    from small_runs import write_stories
+
+    folder = tmp_path_factory.mktemp("stories")
+    write_stories(folder / "stories.jsonl")
+    byte_level_tokenizer().save_pretrained(folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture
+def make_recipe(stories, tmp_path, tmp_path_factory, monkeypatch):
+    """A function that gives a small recipe as a mapping, with sections changed; its run folder is tmp_path/run."""
+    from small_runs import small_recipe
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    return lambda **changes: small_recipe(stories, tmp_path / "run", **changes)
+
+
 def refuse(error, checkpoint, **options):
     """Load what must be refused with this error; return its sentence."""
     from llmkit import load

@@ -11,7 +11,7 @@ HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate"}
 # Each group is an order: a module may import its own unit and what stands left of it in its group; a lower layer is
 # open to all.
 GROUPS: dict[str, tuple[int, tuple[str, ...]]] = {
-    "L0 checkpoints": (0, ("errors", "defaults", "recipe", "runfolder", "locating", "checking")),
+    "L0 checkpoints": (0, ("errors", "defaults", "recipe", "runfolder", "claiming", "locating", "checking")),
     "L0 windows": (0, ("errors", "windows")),
     "L0 sentences": (0, ("errors", "sentences")),
     "L0 batching": (0, ("errors", "batching")),

@@ -11,11 +11,12 @@ MAX_ERROR = 300
 
 
 class Notes(logging.Handler):
-    """Keeps notes until they are shown, joined to one line, each once in a command."""
+    """Keeps notes until they are shown, joined to one line, each once in a command; or shows each `at_once`."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.quiet = False
+        self.at_once = False
         self._kept: list[str] = []
         self._seen: set[str] = set()
 
@@ -25,10 +26,12 @@ class Notes(logging.Handler):
         if sentence not in self._seen:
             self._seen.add(sentence)
             self._kept.append(sentence)
+        if self.at_once:
+            self.show()
 
     def begin(self) -> None:
         """Forget all notes."""
-        self.quiet = False
+        self.quiet = self.at_once = False
         self._kept.clear()
         self._seen.clear()
 
@@ -70,11 +73,18 @@ def write_aside(text: str) -> None:
     sys.stderr.flush()
 
 
-def show_error(message: str, hint: str | None = None) -> None:
-    """Write an error, and its hint, each on one line."""
-    say("error", message if len(message) <= MAX_ERROR else message[: MAX_ERROR - 1] + "…")
+def show_error(message: str, hint: str | None = None, details: tuple[str, ...] = ()) -> None:
+    """Write an error, its details and its hint, each on one line."""
+    say("error", _bound(message))
+    for detail in details:
+        write_aside(f"  {_bound(detail)}\n")
     if hint:
         write_aside(f"hint: {hint}\n")
+
+
+def _bound(sentence: str) -> str:
+    line = " ".join(sentence.split("\n"))
+    return line if len(line) <= MAX_ERROR else line[: MAX_ERROR - 1] + "…"
 
 
 def to_json(result: object) -> str:
@@ -106,32 +116,52 @@ def write(text: str) -> None:
         raise ReaderGone from None
 
 
-class Progress:
-    """Shows how many of how many rows are done: a line rewritten on a terminal, a plain line every 10 s elsewhere."""
+class Line:
+    """Shows how far a command is: a line rewritten on a terminal, a plain line every 10 s elsewhere."""
 
     EVERY_S = 10.0
 
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet, self._on_terminal = quiet, sys.stderr.isatty()
+        self._began = self._shown = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to show it again."""
+        return not self._quiet and time.monotonic() - self._shown >= (0.2 if self._on_terminal else self.EVERY_S)
+
+    def show(self, text: str) -> None:
+        """Show a text in the place of the one before."""
+        self._shown = time.monotonic()
+        if self._on_terminal:
+            write_aside(f"\r\x1b[K{text}")
+        else:
+            say("note", text)
+
+    def close(self) -> None:
+        """Clear the line."""
+        if self._on_terminal and self._shown != self._began:
+            write_aside("\r\x1b[K")
+            self._shown = self._began
+
+
+class Progress:
+    """Shows how many of how many rows are done."""
+
     def __init__(self, total: int | None, *, quiet: bool) -> None:
-        self._total, self._quiet = total, quiet
-        self._on_terminal = sys.stderr.isatty()
-        self._started = self._shown = time.monotonic()
+        self._total, self._line = total, Line(quiet=quiet)
+        self._started = time.monotonic()
         self._done = 0
 
     def update(self, done: int) -> None:
         """Take the number of rows done; if it is time, show the one before, since rows come in bursts."""
-        now, (done, self._done) = time.monotonic(), (self._done, done)
-        if self._quiet or now - self._shown < (0.2 if self._on_terminal else self.EVERY_S):
+        done, self._done = self._done, done
+        if not self._line.is_due:
             return
-        self._shown = now
-        rate = done / max(now - self._started, 1e-9)
+        rate = done / max(time.monotonic() - self._started, 1e-9)
         left = f", {(self._total - done) / rate:.0f} s left" if self._total and rate > 0 else ""
-        line = f"{done:,} of {self._total:,} rows{left}" if self._total else f"{done:,} rows"
-        if self._on_terminal:
-            write_aside(f"\r\x1b[K{line}")
-        else:
-            say("note", line)
+        self._line.show(f"{done:,} of {self._total:,} rows{left}" if self._total else f"{done:,} rows")
 
     def close(self) -> None:
         """Clear the line."""
-        if self._on_terminal and self._shown != self._started:
-            write_aside("\r\x1b[K")
+        self._line.close()

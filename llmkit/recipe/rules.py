@@ -1,0 +1,141 @@
+"""What a recipe's values must fulfil together, as far as it is certain without touching data or libraries."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmkit.recipe.schema import DataSpec, Recipe, SourceSpec
+
+DATA_ENDINGS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".json", ".gz")
+
+
+@dataclass(frozen=True)
+class Breach:
+    """Says what is wrong with the first of `keys`, and which keys take part."""
+
+    keys: tuple[str, ...]
+    sentence: str
+
+
+def find_breaches(recipe: Recipe, *, own_data: bool) -> Iterator[Breach]:
+    """Find the values that contradict each other or cannot act.
+
+    Args:
+        recipe: The recipe.
+        own_data: Whether the data sets come from the caller.
+    """
+    yield from _check_model(recipe)
+    yield from _check_data(recipe.data, own_data)
+    yield from _check_steps(recipe)
+    if not own_data:
+        yield from _check_eval(recipe)
+    if recipe.eval.best_metric not in recipe.eval.metrics:
+        choices = " or ".join(recipe.eval.metrics)
+        sentence = f"{recipe.eval.best_metric} is not among eval.metrics; expected {choices}"
+        yield Breach(("eval.best_metric", "eval.metrics"), sentence)
+    if recipe.eval.patience is not None and recipe.eval.every_steps is None:
+        yield Breach(("eval.patience", "eval.every_steps"), "cannot act without eval.every_steps")
+
+
+def _check_model(recipe: Recipe) -> Iterator[Breach]:
+    model = recipe.model
+    if model.name is None and model.config is None:
+        yield Breach(("model.name", "model.config"), "missing; add model.name, or model.config for a new model")
+    if model.config is not None:
+        kind = model.config.get("model_type")
+        if kind is None:
+            yield Breach(("model.config.model_type", "model.config"), "missing; add one such as gpt2")
+        elif not isinstance(kind, str):
+            yield Breach(("model.config.model_type", "model.config"), f"expected text such as gpt2, got {kind!r}")
+        for key, given in (("revision", model.revision is not None), ("kwargs", bool(model.kwargs))):
+            if given:
+                yield Breach((f"model.{key}", "model.config", "model.name"), "goes with model.name, not model.config")
+    if model.revision is not None and _is_path(model.name or ""):
+        sentence = f"goes with a hub id, and model.name is {_shorten(model.name or '')}"
+        yield Breach(("model.revision", "model.name"), sentence)
+    if model.dtype == "float64" and recipe.train.mixed_precision == "bf16":
+        yield Breach(("train.mixed_precision", "model.dtype"), "bf16 cannot act on float64 weights; expected no")
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~", "runs/", "builtin/", "package:")) or name.count("/") > 1 or "\\" in name
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _check_data(data: DataSpec, own_data: bool) -> Iterator[Breach]:
+    if data.path is None and data.mix is None and not own_data:
+        yield Breach(("data.path", "data.mix"), "missing; add data.path or data.mix")
+    yield from _check_hub_keys("data", data)
+    for number, part in enumerate(data.mix or []):
+        key = f"data.mix.{number}"
+        if part.path is None:
+            yield Breach((f"{key}.path",), "missing; add the path of this source")
+        yield from _check_hub_keys(key, part)
+    weighted = sum(part.weight is not None for part in data.mix or [])
+    if data.mix and 0 < weighted < len(data.mix):
+        parts = [f"data.mix.{number}.weight" for number in range(len(data.mix))]
+        yield Breach(("data.mix", *parts), f"{weighted} of {len(data.mix)} sources have a weight; expected all or none")
+    if data.mix:
+        for name, value in _list_hub_keys(data):
+            if value:
+                yield Breach((f"data.{name}", "data.mix"), "cannot act beside data.mix")
+    if data.streaming and data.eval_rows is not None:
+        sentence = "a stream has no last rows to hold out; expected data.eval_path or data.eval_split"
+        yield Breach(("data.eval_rows", "data.streaming"), sentence)
+
+
+def _check_hub_keys(key: str, source: SourceSpec) -> Iterator[Breach]:
+    """Find what is for hub data sets alone, where the path is certainly a file, glob or folder."""
+    path = source.path or ""
+    is_local = path.lower().endswith(DATA_ENDINGS) or path.startswith((".", "/", "~")) or any(c in path for c in "*?[")
+    for name, value in _list_hub_keys(source):
+        if value and is_local:
+            sentence = f"is for a data set of the hub, and {key}.path is {_shorten(path)}"
+            yield Breach((f"{key}.{name}", f"{key}.path"), sentence)
+
+
+def _list_hub_keys(source: SourceSpec) -> list[tuple[str, object]]:
+    split = source.eval_split if isinstance(source, DataSpec) else None
+    other_split = source.train_split != "train"
+    return [("name", source.name), ("train_split", other_split), ("eval_split", split), ("kwargs", source.kwargs)]
+
+
+def _check_steps(recipe: Recipe) -> Iterator[Breach]:
+    train, schedule = recipe.train, recipe.schedule
+    if train.max_steps is None and train.num_epochs is None:
+        yield Breach(("train.max_steps", "train.num_epochs"), "missing; add train.max_steps or train.num_epochs")
+    steps = train.max_steps
+    if steps is not None and schedule.num_warmup_steps > steps:
+        sentence = f"{schedule.num_warmup_steps:,} exceeds train.max_steps, {steps:,}"
+        yield Breach(("schedule.num_warmup_steps", "train.max_steps"), sentence)
+    if steps is not None and (recipe.eval.every_steps or 0) > steps:
+        yield Breach(
+            ("eval.every_steps", "train.max_steps"), f"{recipe.eval.every_steps:,} exceeds train.max_steps, {steps:,}"
+        )
+    if schedule.name == "constant" and schedule.num_warmup_steps > 0:
+        sentence = "schedule.name constant has no warmup; expected 0, or constant_with_warmup"
+        yield Breach(("schedule.num_warmup_steps", "schedule.name"), sentence)
+    total, micro = train.global_batch_size, train.micro_batch_size
+    if micro is not None and total % micro:
+        smaller = next(n for n in range(min(micro, total), 0, -1) if total % n == 0)
+        larger = next((n for n in range(micro, min(total, 10**6) + 1) if total % n == 0), None)
+        near = f"{smaller} or {larger}" if larger is not None else str(smaller)
+        sentence = f"{micro:,} does not divide train.global_batch_size, {total:,}; nearest that do: {near}"
+        yield Breach(("train.micro_batch_size", "train.global_batch_size"), sentence)
+
+
+def _check_eval(recipe: Recipe) -> Iterator[Breach]:
+    """Find what is set for evaluations that have no data."""
+    data, evaluation = recipe.data, recipe.eval
+    if data.eval_split is not None or data.eval_rows is not None or data.eval_path is not None:
+        return
+    choices = ("data.eval_split", "data.eval_rows", "data.eval_path")
+    wanted = "cannot act without evaluation data; add data.eval_rows, data.eval_path or data.eval_split"
+    if evaluation.num_batches is not None:
+        yield Breach(("eval.num_batches", *choices), wanted)
+    if evaluation.patience is not None:
+        yield Breach(("eval.patience", *choices), wanted)
+    if evaluation.every_steps is not None and not evaluation.generate:
+        yield Breach(("eval.every_steps", "eval.generate", *choices), wanted)
