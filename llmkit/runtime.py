@@ -4,6 +4,7 @@ torch is imported inside the functions, so that a call is checked and a checkpoi
 """
 
 import contextlib
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -11,6 +12,7 @@ import secrets
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmkit.errors import InputError
@@ -83,6 +85,25 @@ def check_seed(seed: int | None) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
         raise InputError(f"seed out of range, got {seed!r}; expected a whole number from 0 to 2**63 - 1")
     return seed
+
+
+def mix_seed(*parts: int) -> int:
+    """Mix whole numbers, such as a seed and a step, to one seed; other numbers give an unrelated one."""
+    text = ",".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def has_native_bf16(device: "torch.device") -> bool:
+    """Tell whether a device computes bfloat16 itself, not by way of float32."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.get_device_capability(device)[0] >= 8)
+    if device.type == "cpu":
+        info = Path("/proc/cpuinfo")  # torch says only whether bfloat16 works at all
+        flags = info.read_text(encoding="utf-8") if info.is_file() else ""
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
 
 
 @contextlib.contextmanager

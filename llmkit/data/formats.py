@@ -1,0 +1,332 @@
+"""The rows of a file, by its kind: txt, jsonl, csv, tsv, json, parquet and arrow, each also as .gz.
+
+A file is read lazily, in order and in bounded memory, however large it is unpacked; .json alone is held whole. What is
+wrong with one row is said in that row; what is wrong with a file is raised.
+"""
+
+import codecs
+import contextlib
+import csv
+import dataclasses
+import gzip
+import json
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from io import TextIOWrapper
+from pathlib import Path
+from typing import IO, Any, TextIO, cast
+
+from llmkit.data.columns import Row, check_columns, pick
+from llmkit.errors import InputError
+from llmkit.recipe.schema import SourceSpec
+
+BLOCK = 2**20  # characters of a long text that are read at a time
+MAX_ROW = 2**27  # characters of a row: a gzip bomb or a file without line ends must not fill the memory
+MAX_JSON = 2**28
+BATCH = 64  # rows of a parquet or arrow file that are turned into Python at a time
+
+
+def find_kind(path: Path) -> str | None:
+    """Tell a file's kind from the end of its name, as `jsonl` for train.jsonl.gz; None for any other."""
+    name = path.name.lower().removesuffix(".gz")
+    kind = name.rpartition(".")[2] if "." in name else ""
+    return kind if kind in READERS else None
+
+
+def read_rows(path: Path, spec: SourceSpec) -> Iterator[Row]:
+    """Read the text of each row of a file.
+
+    Raises:
+        InputError: The file cannot be read as what its name says, or lacks the column.
+    """
+    kind = find_kind(path)
+    if kind is None:
+        raise InputError(f"cannot tell what {path} holds; expected {', '.join(READERS)}, each also as .gz")
+    check_regular(path)
+    with _explaining(path, kind, spec.encoding):
+        yield from READERS[kind](path, spec)
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path is a file that can be read to its end: no pipe, no device.
+
+    Raises:
+        InputError: It is not.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as err:
+        raise InputError(f"{path} cannot be read: {err.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"not a regular file: {path}")
+
+
+@contextlib.contextmanager
+def _explaining(path: Path, kind: str, encoding: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError:
+        other = "utf-8" if codecs.lookup(encoding).name != "utf-8" else "gb18030"
+        line, byte = _find_undecodable(path, encoding)
+        raise InputError(f"{path} line {line} byte {byte}: not {encoding}", hint=f"data.encoding: {other}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as err:
+        reason = "it is cut short" if isinstance(err, EOFError) else str(err)
+        raise InputError(f"{path} is not a whole gzip file: {reason}") from None
+    except OSError as err:
+        if err.strerror is None:  # pyarrow's, where a table ends too early
+            raise InputError(f"{path} is not a whole {kind} file: {_shorten(err)}") from None
+        raise InputError(f"{path} cannot be read: {err.strerror}") from None
+
+
+def _find_undecodable(path: Path, encoding: str) -> tuple[int, int]:
+    """Find the line and the byte in it, both from 1, at which a file cannot be decoded."""
+    decoder = codecs.getincrementaldecoder(_find_codec(encoding))()
+    line, start = 1, 0
+    with _open_binary(path) as file:
+        while True:
+            block = file.readline(BLOCK)
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as err:
+                return line, start + err.start - pending + 1
+            if not block:
+                return line, start  # the file has changed meanwhile
+            line, start = (line + 1, 0) if block.endswith(b"\n") else (line, start + len(block))
+
+
+def _find_codec(encoding: str) -> str:
+    """Return the codec for an encoding; utf-8 takes a byte order mark away."""
+    try:
+        name = codecs.lookup(encoding).name
+        "".encode(name)  # a LookupError where it is no encoding of text
+    except (LookupError, ValueError):
+        raise InputError(f"no such encoding, got {encoding!r}; expected one such as utf-8 or gb18030") from None
+    return "utf-8-sig" if name == "utf-8" else name
+
+
+def _open_binary(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _open_text(path: Path, encoding: str, newline: str | None) -> TextIO:
+    codec = _find_codec(encoding)
+    return TextIOWrapper(_open_binary(path), encoding=codec, newline=newline)
+
+
+def _read_lines(file: TextIO, path: Path) -> Iterator[str]:
+    number = 1
+    while line := file.readline(MAX_ROW):
+        if len(line) == MAX_ROW:
+            raise InputError(f"{path} line {number} is longer than {MAX_ROW:,} characters; expected shorter rows")
+        yield line
+        number += 1
+
+
+def _read_txt(path: Path, spec: SourceSpec) -> Iterator[Row]:
+    """Read a text; every line end becomes a line feed, and a text longer than a block comes in several rows."""
+    with _open_text(path, spec.encoding, newline=None) as file:
+        if spec.sample_by == "document":
+            rows = _cut_document(file, str(path), fences=spec.clean.markdown or spec.clean.code)
+        elif spec.sample_by == "paragraph":
+            rows = _cut_paragraphs(file, path)
+        else:
+            lines = _cut_lines(file)
+            rows = (Row(f"{path} line {number}", line.removesuffix("\n"), ends=ends) for number, ends, line in lines)
+        last = None  # is known to end its document only when nothing follows: it may fill its block to the last place
+        for row in rows:
+            if last is not None:
+                yield last
+            last = row
+        if last is not None:
+            yield dataclasses.replace(last, ends=True)
+
+
+def _cut_document(file: TextIO, where: str, *, fences: bool) -> Iterator[Row]:
+    text = ""
+    while block := file.read(BLOCK):
+        text += block
+        if len(text) >= 2 * BLOCK:
+            end = _find_cut(text, fences=fences)
+            yield Row(where, text[:end], ends=False)
+            text = text[end:]
+    if text:
+        yield Row(where, text)
+
+
+def _find_cut(text: str, *, fences: bool) -> int:
+    """Find where a block may end: at a blank line, outside fenced code if asked; else at a line; else anywhere."""
+    end = text.rfind("\n\n", BLOCK // 2, 2 * BLOCK)
+    while fences and end >= 0 and (text.count("\n```", 0, end) + text.startswith("```")) % 2:
+        end = text.rfind("\n\n", BLOCK // 2, end)
+    if end >= 0:
+        return end + 2
+    return text.rfind("\n", BLOCK // 2) + 1 or len(text)
+
+
+def _cut_lines(file: TextIO) -> Iterator[tuple[int, bool, str]]:
+    number = 1
+    while line := file.readline(BLOCK):
+        ends = line.endswith("\n") or len(line) < BLOCK
+        yield number, ends, line
+        number += ends
+
+
+def _cut_paragraphs(file: TextIO, path: Path) -> Iterator[Row]:
+    lines: list[str] = []
+    first, size = 0, 0
+    for number, _, line in _cut_lines(file):
+        if line.strip():
+            first = first or number
+            if size >= BLOCK:
+                yield Row(f"{path} line {first}", "".join(lines), ends=False)
+                lines, size = [], 0
+            lines.append(line)
+            size += len(line)
+        elif lines:
+            yield Row(f"{path} line {first}", "".join(lines).removesuffix("\n"))
+            lines, first, size = [], 0, 0
+    if lines:
+        yield Row(f"{path} line {first}", "".join(lines).removesuffix("\n"))
+
+
+def _read_jsonl(path: Path, spec: SourceSpec) -> Iterator[Row]:
+    first = True
+    with _open_text(path, spec.encoding, newline="\n") as file:
+        for number, line in enumerate(_read_lines(file, path), 1):
+            if not line.strip():
+                continue
+            where = f"{path} row {number}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as err:
+                yield Row(where, None, f"not JSON ({getattr(err, 'msg', None) or 'too deep or too long a number'})")
+                continue
+            if first and isinstance(record, list):
+                raise InputError(f"{where}: expected one object a line, got a list", hint="is it a .json file?")
+            yield pick(record, spec.text_column, where, strict=first)
+            first = False
+
+
+def _read_json(path: Path, spec: SourceSpec) -> Iterator[Row]:
+    with _open_text(path, spec.encoding, newline="\n") as file:
+        text = file.read(MAX_JSON)
+    if len(text) == MAX_JSON:
+        raise InputError(f"{path} is longer than {MAX_JSON:,} characters; expected a .jsonl for so much")
+    if not text.strip():
+        return
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        line = f" line {err.lineno}" if isinstance(err, json.JSONDecodeError) else ""
+        raise InputError(f"{path}{line}: not JSON ({getattr(err, 'msg', 'too deep or too long a number')})") from None
+    if isinstance(found, dict):
+        lists = [value for value in found.values() if isinstance(value, list)]
+        found = lists[0] if len(lists) == 1 else None
+    if not isinstance(found, list):
+        raise InputError(f"{path}: expected a list of objects, or an object with one such list")
+    if found and isinstance(found[0], dict) and "paragraphs" in found[0] and spec.text_column not in found[0]:
+        raise InputError(f"{path} is in SQuAD's form, for question answering; expected a list of objects with text")
+    for number, record in enumerate(found, 1):
+        yield pick(record, spec.text_column, f"{path} row {number}", strict=number == 1)
+
+
+def _read_csv(path: Path, spec: SourceSpec) -> Iterator[Row]:
+    csv.field_size_limit(MAX_ROW)
+    with _open_text(path, spec.encoding, newline="") as file:
+        reader = csv.reader(_read_lines(file, path), strict=True)
+        try:
+            yield from _read_fields((fields for fields in reader if fields), path, spec)
+        except csv.Error as err:
+            raise InputError(f"{path} line {reader.line_num}: not csv ({err})") from None
+
+
+def _read_tsv(path: Path, spec: SourceSpec) -> Iterator[Row]:
+    """Read a tsv without quoting: a quote is a character like all others, a line is a row."""
+    with _open_text(path, spec.encoding, newline="\n") as file:
+        lines = (line.removesuffix("\n").removesuffix("\r") for line in _read_lines(file, path))
+        yield from _read_fields((line.split("\t") for line in lines if line), path, spec)
+
+
+def _read_fields(records: Iterator[list[str]], path: Path, spec: SourceSpec) -> Iterator[Row]:
+    columns = spec.column_names or next(records, None)
+    if columns is None:
+        return
+    check_columns(columns, spec.text_column, str(path))
+    index = columns.index(spec.text_column)
+    for number, fields in enumerate(records, 1):
+        where = f"{path} row {number}"
+        if len(fields) == len(columns):
+            yield Row(where, fields[index])
+        else:
+            yield Row(where, None, f"expected {len(columns)} fields, got {len(fields)}")
+
+
+def _read_parquet(path: Path, spec: SourceSpec) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with _open_binary(path) as file:
+            table = pq.ParquetFile(file)
+            top = _find_top(table.schema_arrow.names, spec.text_column, path)
+            yield from _read_batches(table.iter_batches(BATCH, columns=[top]), top, path, spec)
+    except pa.ArrowException as err:
+        raise InputError(f"{path} is not a whole parquet file: {_shorten(err)}") from None
+
+
+def _read_arrow(path: Path, spec: SourceSpec) -> Iterator[Row]:
+    """Read an arrow file in either form: the stream, which datasets writes, or the file with its footer."""
+    import pyarrow as pa
+
+    try:
+        with _open_binary(path) as file:
+            is_file = file.read(6) == b"ARROW1"
+            file.seek(0)
+            if is_file:
+                table = pa.ipc.open_file(file)
+                batches = (table.get_batch(i) for i in range(table.num_record_batches))
+            else:
+                table = pa.ipc.open_stream(file)
+                batches = iter(table)
+            top = _find_top(table.schema.names, spec.text_column, path)
+            yield from _read_batches((batch.select([top]) for batch in batches), top, path, spec)
+    except pa.ArrowException as err:
+        raise InputError(f"{path} is not a whole arrow file: {_shorten(err)}") from None
+
+
+def _shorten(err: Exception) -> str:
+    return " ".join(str(err).split())[:120]
+
+
+def _find_top(columns: list[str], column: str, path: Path) -> str:
+    top = column if column in columns else column.partition(".")[0]
+    if top not in columns:
+        check_columns(columns, column, str(path))
+    return top
+
+
+def _read_batches(batches: Iterator[Any], top: str, path: Path, spec: SourceSpec) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        for value in batch.column(0):
+            number += 1
+            where = f"{path} row {number}"
+            try:
+                record = {top: value.as_py()}
+            except UnicodeDecodeError:
+                yield Row(where, None, "not utf-8")
+                continue
+            yield pick(record, spec.text_column, where, strict=number == 1)
+
+
+READERS: dict[str, Callable[[Path, SourceSpec], Iterator[Row]]] = {
+    "txt": _read_txt,
+    "jsonl": _read_jsonl,
+    "csv": _read_csv,
+    "tsv": _read_tsv,
+    "json": _read_json,
+    "parquet": _read_parquet,
+    "arrow": _read_arrow,
+}

@@ -1,0 +1,71 @@
+"""Rows as text: documents, tokens and targets marked, for a person to read."""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llmkit.data.order import Row
+
+LEGEND = (
+    "A document begins at each ┌. │ parts tokens; [ ] is no target: it begins a document, or repeats the last token\n"
+    "of another row (of a character of several tokens, as 天×3, only the first)."
+)
+WIDTH = 110  # columns
+MAX_TOKENS = 6  # of a character
+ESCAPES = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥", "\0": "␀", "\x1b": "␛"})
+
+
+def show_row(tokenizer: Any, row: Row, is_target: Sequence[bool] | npt.NDArray[np.bool_], where: str) -> str:
+    """Show a row: where it stands, then each document from its own line on.
+
+    Args:
+        tokenizer: What made the ids.
+        row: A row of the training data.
+        is_target: Whether each token is predicted. Shape: (length,)
+        where: The name of the row.
+    """
+    ids, documents = row["input_ids"].tolist(), row["document_ids"].tolist()
+    num_targets, num_documents = int(np.sum(is_target)), documents[-1] + 1
+    lines = [f"{where}: {len(ids):,} tokens, {num_targets:,} targets, {num_documents:,} documents"]
+    for document in range(num_documents):
+        first = documents.index(document)
+        last = len(documents) - documents[::-1].index(document)
+        pieces = [
+            piece if is_target[first + start] else f"[{piece}]" for start, piece in _split(tokenizer, ids[first:last])
+        ]
+        lines += _wrap(pieces, "  ┌ ", "  │ ")
+    return "\n".join(lines)
+
+
+def _split(tokenizer: Any, ids: list[int]) -> Iterator[tuple[int, str]]:
+    """Split ids to pieces of text with the place of each: a token, or the tokens that make one character."""
+    start = 0
+    while start < len(ids):
+        most = min(MAX_TOKENS, len(ids) - start)
+        texts = (_decode(tokenizer, ids[start : start + count]) for count in range(1, most + 1))
+        whole = ((count, text) for count, text in enumerate(texts, 1) if "\ufffd" not in text)
+        count, text = next(whole, (1, "\ufffd"))  # what makes no character stands token by token
+        yield start, text.translate(ESCAPES) + (f"×{count}" if count > 1 else "")
+        start += count
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    text = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    begins = str(tokenizer.convert_ids_to_tokens(ids[0])).startswith("▁")  # a space that decoding takes away
+    return f" {text}" if begins and not text.startswith(" ") else text
+
+
+def _wrap(pieces: Sequence[str], begin: str, later: str) -> list[str]:
+    """Join pieces to lines that fit the screen; a Chinese character takes two columns."""
+    lines, width = [begin], 0
+    for i, piece in enumerate(pieces):
+        size = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in piece) + 1
+        if width and width + size > WIDTH - len(begin):
+            lines.append(later)
+            width = 0
+        lines[-1] += piece + ("│" if i < len(pieces) - 1 else "")
+        width += size
+    return lines

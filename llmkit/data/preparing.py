@@ -1,0 +1,242 @@
+"""From a recipe's data section to rows in order, evaluation rows, and the ledger."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker_info
+
+from llmkit.data.ledger import Ledger, SourceLedger
+from llmkit.data.opening import Stream, open_evaluation, open_given, open_source
+from llmkit.data.order import MixedRows, Row, ShuffledRows
+from llmkit.data.overlapping import count_common
+from llmkit.data.rows import OnLong, TokenRows, check_max_length
+from llmkit.data.store import TokenStore
+from llmkit.data.streaming import StreamedRows, cut_rows, keep_pieces
+from llmkit.data.tokenizing import find_end
+from llmkit.errors import InputError
+from llmkit.recipe.schema import DataSpec, MixSpec, SourceSpec
+
+logger = logging.getLogger("llmkit")
+
+COMMON_SHARE = 0.01  # of the evaluation documents in training, from which on a note says so
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Holds what a run trains and evaluates on.
+
+    Attributes:
+        train: The training rows by position, which counts on through the epochs.
+        train_dataset: The data set behind them, in the order of the files.
+        evaluation: The rows to evaluate on, or None.
+        ledger: What became of each document and token.
+        fingerprint: A sha256 that changes with the tokens and with what is held out; of a stream, with its name alone.
+    """
+
+    train: ShuffledRows | MixedRows | StreamedRows
+    train_dataset: "Dataset[Row]"
+    evaluation: "Dataset[Row] | None"
+    ledger: Ledger
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Holds how documents become rows."""
+
+    max_length: int
+    on_long: OnLong
+    pack: bool
+
+    def cut(self, store: TokenStore) -> TokenRows:
+        """Cut a store into rows.
+
+        Raises:
+            InputError: It gives none.
+        """
+        name, number = store.counts.name, store.num_documents
+        if number == 0:
+            raise InputError(f"0 examples in {name}")
+        rows = TokenRows(store, max_length=self.max_length, on_long=self.on_long, pack=self.pack)
+        if len(rows) == 0:
+            dropped = f"; {rows.num_dropped:,} exceed {self.max_length:,} tokens" if rows.num_dropped else ""
+            raise InputError(f"0 rows in {name}: none of its {number:,} examples gives two tokens{dropped}")
+        return rows
+
+    def stream(self, stream: Stream, seed: int) -> StreamedRows:
+        """Cut a stream into rows, in its order."""
+        return StreamedRows(stream, max_length=self.max_length, on_long=self.on_long, pack=self.pack, seed=seed)
+
+
+class StreamDataset(IterableDataset[Row]):  # type: ignore[misc]  # mypy does not follow torch
+    """Gives the rows of one epoch of a stream in its own order; worker processes share them."""
+
+    def __init__(self, stream: Stream, layout: Layout) -> None:
+        self.stream, self.layout = stream, layout
+
+    def __iter__(self) -> Iterator[Row]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        pieces = keep_pieces(self.stream(0), self.layout.max_length, self.layout.on_long)
+        for i, (row, _) in enumerate(cut_rows(pieces, self.layout.max_length, pack=self.layout.pack)):
+            if i % step == first:
+                yield row
+
+
+@dataclass(frozen=True)
+class Part:
+    """Holds one source of a run as rows; nothing is held out of a stream."""
+
+    source: TokenStore | Stream
+    dataset: TokenRows | StreamDataset
+    held: TokenRows | None
+    train: ShuffledRows | StreamedRows
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells the part's training rows from others."""
+        if isinstance(self.dataset, StreamDataset):
+            return self.source.counts.name
+        return f"{self.dataset.store.fingerprint} {len(self.dataset)}"
+
+    def describe(self, passes: float | None) -> SourceLedger:
+        """Tell what becomes of the source's tokens."""
+        if isinstance(self.dataset, StreamDataset):
+            return SourceLedger(self.source.counts, passes=passes, is_stream=True)
+        return _describe(self.dataset, self.held, passes)
+
+
+def prepare(
+    spec: DataSpec, tokenizer: Any, *, max_length: int, seed: int, dataset: object = None, eval_dataset: object = None
+) -> Prepared:
+    """Tokenize, cut into rows, hold out and put in order what a recipe names, or the user's own data sets.
+
+    Args:
+        spec: The data section.
+        tokenizer: The tokenizer of the model.
+        max_length: The most tokens of a row.
+        seed: Decides the order.
+        dataset: In the place of the data that the section names: a datasets.Dataset or a list of mappings that hold a
+            text or input_ids; or, as a stream, a datasets.IterableDataset or a function that returns an iterator.
+        eval_dataset: In the place of the evaluation data, the same.
+
+    Raises:
+        InputError: A source cannot be read, holds nothing to train on, or never ends a text.
+        HubError: The hub cannot give a data set.
+        RunError: The token store cannot be written.
+    """
+    check_max_length(max_length)
+    layout = Layout(max_length, spec.on_long or "split", spec.pack is not False)
+    mix = spec.mix if dataset is None and spec.mix else None
+    weights = _find_weights(mix) if mix else None
+    named: Sequence[SourceSpec] = mix or [spec]
+    if dataset is not None:
+        opened = [open_given(dataset, spec, tokenizer)]
+    else:
+        opened = [open_source(part, spec, tokenizer) for part in named]
+    other = open_evaluation(spec, tokenizer, eval_dataset)
+    num_held = spec.eval_rows if spec.eval_rows is not None and other is None else 0
+    parts = _make_parts(opened, layout, seed, weights, num_held)
+    if spec.end_of_text:
+        _check_end(parts, find_end(tokenizer))
+    if other is not None:
+        _note_common(other, opened)
+    evaluated = layout.cut(other) if other is not None else _join([part.held for part in parts if part.held])
+    marks = [*(part.fingerprint for part in parts), other.fingerprint if other is not None else ""]
+    return Prepared(
+        parts[0].train if len(parts) == 1 else MixedRows([part.train for part in parts], weights, seed),
+        _join([part.dataset for part in parts]),
+        evaluated,
+        _keep_ledger(parts, weights, evaluated if other is not None else None),
+        hashlib.sha256("\n".join(marks).encode()).hexdigest(),
+    )
+
+
+def _find_weights(mix: Sequence[MixSpec]) -> list[float] | None:
+    weights = [part.weight for part in mix if part.weight is not None]
+    if weights and len(weights) < len(mix):
+        raise InputError(f"data.mix: {len(weights)} of {len(mix)} sources have a weight; expected all or none")
+    return weights or None
+
+
+def _make_parts(
+    opened: Sequence[TokenStore | Stream], layout: Layout, seed: int, weights: list[float] | None, num_held: int
+) -> list[Part]:
+    """Cut each source into rows and hold the last ones out, of a mixture by weight."""
+    streams = [Part(s, StreamDataset(s, layout), None, layout.stream(s, seed)) for s in opened if isinstance(s, Stream)]
+    if streams and num_held:
+        hint = "data.eval_path or data.eval_split names other data"
+        raise InputError("data.eval_rows: a stream has no last rows to hold out", hint=hint)
+    rows = [layout.cut(source) for source in opened if isinstance(source, TokenStore)]
+    parts = []
+    for part, number in zip(rows, _share(num_held, weights or [len(part) for part in rows]), strict=True):
+        if number >= len(part):
+            name, whole = part.store.counts.name, len(part)
+            raise InputError(
+                f"data.eval_rows would hold out {number:,} of the {whole:,} rows of {name}, and leave none"
+            )
+        others, held = part.split(number)
+        parts.append(Part(part.store, others, held if number else None, ShuffledRows(others, seed)))
+    order = {id(source): i for i, source in enumerate(opened)}
+    return sorted([*streams, *parts], key=lambda part: order[id(part.source)])
+
+
+def _share(total: int, weights: Sequence[float]) -> list[int]:
+    """Share a number out by weight, in whole numbers that add up to it."""
+    ends = [round(total * sum(weights[: i + 1]) / sum(weights)) for i in range(len(weights))]
+    return [end - begin for begin, end in pairwise([0, *ends])]
+
+
+def _check_end(parts: Sequence[Part], end: int) -> None:
+    """Check that a row predicts end-of-text; a stream, read later, ends each document with it."""
+    for part in parts:
+        if isinstance(part.dataset, StreamDataset) or part.dataset.has_target(end):
+            return
+    if any(part.held is not None and part.held.has_target(end) for part in parts):
+        # one long document, as a book in a txt file is: its end lies in the rows held out
+        logger.info("end-of-text stands in the rows held out alone: the model will not learn to end a text")
+        return
+    hint = "data.end_of_text: false trains without it; data.sample_by: paragraph makes a txt file many documents"
+    raise InputError("no training row ends a text: end-of-text is never a target", hint=hint)
+
+
+def _note_common(store: TokenStore, opened: Sequence[TokenStore | Stream]) -> None:
+    number = count_common(store, [source for source in opened if isinstance(source, TokenStore)])
+    if number >= COMMON_SHARE * store.num_documents:
+        share = f"{number:,} of {store.num_documents:,} evaluation documents ({number / store.num_documents:.0%})"
+        logger.info(f"{share} are training documents too")
+
+
+def _join(parts: Sequence["Dataset[Row]"]) -> Any:
+    """Join data sets to one; there may be none."""
+    return ConcatDataset(parts) if len(parts) > 1 else parts[0] if parts else None
+
+
+def _keep_ledger(parts: Sequence[Part], weights: list[float] | None, evaluated: TokenRows | None) -> Ledger:
+    passes: list[float | None] = [None] * len(parts)
+    sizes = [len(part.dataset) for part in parts if isinstance(part.dataset, TokenRows)]
+    if weights and len(sizes) == len(parts):
+        passes = [w / sum(weights) * sum(sizes) / size for w, size in zip(weights, sizes, strict=True)]
+    return Ledger(
+        [part.describe(p) for part, p in zip(parts, passes, strict=True)],
+        None if evaluated is None else _describe(None, evaluated, None),
+    )
+
+
+def _describe(train: TokenRows | None, held: TokenRows | None, passes: float | None) -> SourceLedger:
+    rows = train or held
+    assert rows is not None
+    return SourceLedger(
+        rows.store.counts,
+        trained_on=train.num_targets if train is not None else 0,
+        held_out=held.num_targets if held is not None else 0,
+        first=rows.num_first,
+        cut=rows.num_cut,
+        dropped=rows.num_dropped_tokens,
+        num_long=rows.num_dropped,
+        passes=passes,
+    )

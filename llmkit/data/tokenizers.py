@@ -1,0 +1,123 @@
+"""Tokenizers of one's own: byte-level BPE, GPT-2's kind."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmkit.data.ledger import Counts
+from llmkit.data.sources import list_files, read_documents
+from llmkit.errors import InputError, RunError
+from llmkit.recipe.schema import SourceSpec
+
+END_OF_TEXT = "<|endoftext|>"
+SMALLEST = 257  # the 256 bytes and end-of-text
+PIECE = 2**16  # characters that the trainer is given at a time: it holds hundreds of pieces
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+
+
+def train_tokenizer(
+    files: Sequence[str | Path],
+    out: Path,
+    vocab_size: int,
+    *,
+    text_column: str = "text",
+    encoding: str = "utf-8",
+    overwrite: bool = False,
+) -> Path:
+    """Train a byte-level BPE tokenizer on files and write it as a folder that AutoTokenizer loads.
+
+    Text is neither normalised nor prefixed, so that any text comes back as it was. End-of-text is bos and eos. There is
+    no pad token: were end-of-text the pad, collators that mask by the pad's id would hide every end-of-text from the
+    loss. The same files give the same tokenizer.json, byte for byte.
+
+    Args:
+        files: Files, globs or folders, of the kinds that data.path takes.
+        out: The folder to write.
+        vocab_size: Tokens in all; fewer where the files hold too few pairs that occur twice, with a note.
+        text_column: The column that holds the text, where there are columns.
+        encoding: The encoding of text files.
+        overwrite: Whether a tokenizer in `out` is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: `out` exists, the size is below 257, or the files cannot be read or hold no text.
+        RunError: The folder cannot be written.
+    """
+    if vocab_size < SMALLEST:
+        raise InputError(
+            f"vocab_size must hold 256 bytes and end-of-text, got {vocab_size}; expected {SMALLEST} or more"
+        )
+    _check_place(out, overwrite)
+    paths = [path for name in files for path in list_files(str(name))]
+    counts = Counts(", ".join(str(name) for name in files)[:160])
+    tokenizer = _train(_read_pieces(paths, text_column, encoding, counts), vocab_size)
+    if counts.documents == 0:
+        raise InputError(f"0 examples in {counts.name}")
+    if len(tokenizer) < vocab_size:
+        logging.getLogger("llmkit").info(f"the files give {len(tokenizer):,} tokens, not {vocab_size:,}")
+    part = out.with_name(f"{out.name}.part-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        tokenizer.save_pretrained(part)
+        if out.exists():
+            shutil.rmtree(out)
+        part.rename(out)
+    except OSError as err:
+        raise RunError(f"{out} cannot be written: {err.strerror}") from err
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def _check_place(out: Path, overwrite: bool) -> None:
+    """Refuse a place that holds anything but a tokenizer, which is never deleted, and one that cannot be written to."""
+    if os.path.lexists(out) and not overwrite:
+        raise InputError(f"{out} exists already", hint="--overwrite replaces it")
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir()):
+        raise InputError(f"{out} is not a folder; expected a new one")
+    if out.is_dir() and (others := sorted({p.name for p in out.iterdir()} - TOKENIZER_FILES)):
+        raise InputError(f"{out} holds more than a tokenizer, such as {others[0]}; expected a new folder")
+    parent = next(p for p in out.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"cannot write to {out}; expected a folder in a place that can be written to")
+
+
+def _read_pieces(paths: Sequence[Path], text_column: str, encoding: str, counts: Counts) -> Iterator[str]:
+    for path in paths:
+        spec = SourceSpec(path=str(path), text_column=text_column, encoding=encoding)
+        for document in read_documents(spec, counts=counts):
+            text, start = document.text, 0
+            while start < len(text):
+                end = start + PIECE
+                if end < len(text):
+                    end = text.rfind("\n", start, end) + 1 or end
+                yield text[start:end]
+                start = end
+
+
+def _train(pieces: Iterator[str], vocab_size: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(pieces, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+    )
