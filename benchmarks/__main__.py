@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = {"decode": "benchmarks.decode", "first-token": "benchmarks.first_token"}
+NAMES = {"decode": "benchmarks.decode", "first-token": "benchmarks.first_token", "train": "benchmarks.train"}
 
 if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
     sys.exit(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]")

@@ -8,8 +8,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from llmkit.errors import DamagedError, HubError, InputError, LlmkitError, RunError
     from llmkit.loading import Loaded, load
+    from llmkit.recipe.reading import read_recipe
+    from llmkit.recipe.schema import Recipe
     from llmkit.tasks.generation import generate, generate_batch, stream
     from llmkit.tasks.results import Generation
+    from llmkit.training.building import Parts, build
+    from llmkit.training.running import Run, train
+    from llmkit.training.stopping import Interrupted
 
 # The public names and the module that holds each; it is imported when one of its names is first used (PEP 562).
 _HOMES = {
@@ -20,10 +25,17 @@ _HOMES = {
     "RunError": "llmkit.errors",
     "Loaded": "llmkit.loading",
     "load": "llmkit.loading",
+    "read_recipe": "llmkit.recipe.reading",
+    "Recipe": "llmkit.recipe.schema",
     "generate": "llmkit.tasks.generation",
     "generate_batch": "llmkit.tasks.generation",
     "stream": "llmkit.tasks.generation",
     "Generation": "llmkit.tasks.results",
+    "Parts": "llmkit.training.building",
+    "build": "llmkit.training.building",
+    "Run": "llmkit.training.running",
+    "train": "llmkit.training.running",
+    "Interrupted": "llmkit.training.stopping",
 }
 
 __all__ = [
@@ -31,14 +43,21 @@ __all__ = [
     "Generation",
     "HubError",
     "InputError",
+    "Interrupted",
     "LlmkitError",
     "Loaded",
+    "Parts",
+    "Recipe",
+    "Run",
     "RunError",
     "__version__",
+    "build",
     "generate",
     "generate_batch",
     "load",
+    "read_recipe",
     "stream",
+    "train",
 ]
 
 

@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ def load(
     tokenizer: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     offline: bool = False,
+    kwargs: Mapping[str, object] | None = None,
 ) -> Loaded:
     """Load a checkpoint: a folder, a run, a .gguf file, `builtin/NAME`, `package:NAME` or a hub id.
 
@@ -82,6 +83,7 @@ def load(
         tokenizer: Where the tokenizer lies, if not with the checkpoint.
         revision: A branch, tag or commit of a hub id.
         offline: Take a hub id from the local cache only.
+        kwargs: Further arguments of the model's from_pretrained.
 
     Raises:
         InputError: The name, an option or the kind of checkpoint must be mended.
@@ -109,10 +111,10 @@ def load(
     facts = runfolder.read_facts((over or base).path)
     place, kind = runtime.resolve_device(device), task or _settle_task(base, facts)
     with runtime.quiet():
-        config = _read_config(base, kind)
+        config, left = _read_config(base, kind, kwargs or {})
         with (words or base).naming():
             the_tokenizer = load_tokenizer((words or base).path)
-        model = _load_model(base, kind, config, runtime.resolve_dtype(dtype, place))
+        model = _load_model(base, kind, config, runtime.resolve_dtype(dtype, place), left)
         _check_vocabulary(words or base, the_tokenizer, model)
         if over is not None:
             model = _lay_adapter(model, over, base)
@@ -204,25 +206,30 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def _read_config(found: Located, task: str) -> Any:
-    """Read config.json as its model's config; a .gguf file has none."""
+def _read_config(found: Located, task: str, kwargs: Mapping[str, object]) -> tuple[Any, dict[str, Any]]:
+    """Read config.json as its model's config, changed by kwargs, and what of them is left; a .gguf file has none."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if found.path.suffix == ".gguf":
         if task != "generation":
             raise InputError(f"{found.name} is a .gguf file, which holds a model for generation, got task {task!r}")
-        return None
+        return None, dict(kwargs)
     kind = checking.read_json(found.path / "config.json")["model_type"]
     try:
         if kind not in CONFIG_MAPPING:
             near = [f"; did you mean {k!r}?" for k in difflib.get_close_matches(kind, CONFIG_MAPPING.keys(), n=1)]
             raise ValueError(f"transformers has no model_type {kind!r}" + "".join(near))
-        return AutoConfig.from_pretrained(found.path, local_files_only=True, trust_remote_code=False)
+        config, left = AutoConfig.from_pretrained(
+            found.path, local_files_only=True, trust_remote_code=False, return_unused_kwargs=True, **kwargs
+        )
+        return config, left
     except Exception as err:  # configs are checked by their models, each in its own way
         raise _not_loadable(found, task, err) from err
 
 
-def _load_model(found: Located, task: str, config: Any, dtype: "torch.dtype | None") -> Any:
+def _load_model(
+    found: Located, task: str, config: Any, dtype: "torch.dtype | None", kwargs: Mapping[str, object]
+) -> Any:
     import transformers
 
     if config is None:
@@ -238,6 +245,7 @@ def _load_model(found: Located, task: str, config: Any, dtype: "torch.dtype | No
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            **kwargs,
         )
     except LlmkitError:
         raise

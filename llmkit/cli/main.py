@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llmkit.cli import chat, doctor, export, generate, render
+from llmkit.cli import chat, data, doctor, export, generate, pretrain, recipes, render
 from llmkit.errors import LlmkitError
 
 app = typer.Typer(
@@ -21,6 +21,9 @@ app = typer.Typer(
 )
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
+app.command("pretrain")(pretrain.pretrain)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(data.app, name="data")
 app.add_typer(export.app, name="export")
 app.command("doctor")(doctor.doctor)
 
@@ -52,7 +55,7 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return int(code or 0)
     except LlmkitError as err:
-        return _fail(err, str(err), err.hint, err.exit_code, debug)
+        return _fail(err, str(err), err.hint, err.exit_code, debug, err.details)
     except render.ReaderGone:
         return 0
     except (KeyboardInterrupt, typer.Abort):
@@ -67,11 +70,13 @@ def run(arguments: list[str]) -> int:
         return _fail(err, f"unexpected {type(err).__name__}: {err}", "--debug shows where it comes from", 1, debug)
 
 
-def _fail(err: BaseException, message: str, hint: str | None, code: int, debug: bool) -> int:
+def _fail(
+    err: BaseException, message: str, hint: str | None, code: int, debug: bool, details: tuple[str, ...] = ()
+) -> int:
     if debug:
         traceback.print_exception(err)
     render.NOTES.show()
-    render.show_error(message, hint)
+    render.show_error(message, hint, details)
     return code
 
 

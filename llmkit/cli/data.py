@@ -1,0 +1,73 @@
+"""`llmkit data`: what models are trained on."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmkit.cli import options, render
+from llmkit.errors import InputError
+from llmkit.recipe.reading import read_recipe
+
+app = typer.Typer(help="Make a tokenizer, and look at training data.", rich_markup_mode=None)
+
+
+@app.callback()
+def data() -> None:
+    """Make a tokenizer, and look at training data."""
+
+
+@app.command("tokenizer")
+def tokenizer(
+    files: Annotated[
+        list[str], typer.Argument(help="Files, globs or folders: txt, jsonl, csv, tsv, parquet, arrow, json, or .gz.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
+    vocab_size: Annotated[int, typer.Option("--vocab-size", help="Tokens in all, the 256 bytes among them.")],
+    text_column: Annotated[str, typer.Option("--text-column", help="The column that holds the text.")] = "text",
+    encoding: options.Encoding = "utf-8",
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a byte-level BPE tokenizer, GPT-2's kind."""
+    from llmkit.data.tokenizers import train_tokenizer
+
+    render.NOTES.quiet = quiet
+    try:
+        path = train_tokenizer(files, out, vocab_size, text_column=text_column, encoding=encoding, overwrite=overwrite)
+    except InputError as err:
+        # A recipe's key in a hint is an option here.
+        hint = err.hint and re.sub(r"data\.(\w+): ", lambda key: f"--{key[1].replace('_', '-')} ", err.hint)
+        raise InputError(str(err), hint=hint) from err
+    render.write(f"{path}\n")
+
+
+@app.command("inspect")
+def inspect(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name that `recipes list` prints.")],
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe, such as data.path=FILE.")
+    ] = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show the first three rows as the model sees them, then what became of each document and token."""
+    render.NOTES.quiet = quiet
+    settled = read_recipe(recipe, keys or [])
+    from llmkit.data import inspecting
+    from llmkit.training import building
+
+    plan = building.plan(settled)
+    train, collate = plan.data.train, plan.parts.data_collator
+    num_rows = min(3, train.num_rows or 3)
+    rows = [train[position] for position in range(num_rows)]
+    labels = collate(rows)["labels"].numpy()
+    packed = f"packed, documents apart by {collate.isolation}" if collate.isolation else "one document a row"
+    render.write(f"max_length {plan.recipe.data.max_length}, {packed}\n{inspecting.LEGEND}\n\n")
+    for position, row in enumerate(rows):
+        is_target = labels[position, : len(row["input_ids"])] >= 0
+        where = f"row {position}, {train.where(position)}"
+        render.write(f"{inspecting.show_row(plan.parts.tokenizer, row, is_target, where)}\n\n")
+    render.write(f"{plan.data.ledger}\n")

@@ -1,0 +1,232 @@
+"""From a recipe to the parts of a run: each the library's own object, ready for this loop or for the user's."""
+
+import codecs
+import importlib.util
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+
+from llmkit import runtime
+from llmkit.data.collating import Collator
+from llmkit.data.isolating import find_isolation
+from llmkit.data.preparing import Prepared, prepare
+from llmkit.data.sources import is_shards
+from llmkit.encoding.prompts import encode_prompt
+from llmkit.errors import InputError
+from llmkit.recipe.reading import read_recipe
+from llmkit.recipe.schema import Recipe
+from llmkit.training import models, optim
+from llmkit.training.objectives import OBJECTIVES, Objective
+
+logger = logging.getLogger("llmkit")
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Holds the parts of a run: transformers', torch's and datasets' own objects.
+
+    `loss(outputs, labels, num_items_in_batch)` has the form of transformers.Trainer's `compute_loss_func`; there,
+    `remove_unused_columns=False` is needed, since the collator keeps documents apart by a column of its own.
+    """
+
+    model: Any
+    tokenizer: Any
+    train_dataset: Any
+    eval_dataset: Any
+    data_collator: Any
+    loss: Any
+    optimizer: Any
+    scheduler: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Holds the parts of a run and what its loop needs beside them; `recipe` has every value settled."""
+
+    recipe: Recipe
+    parts: Parts
+    data: Prepared
+    objective: Objective
+    max_steps: int
+
+
+def build(
+    recipe: Recipe | str | PathLike[str] | Mapping[str, Any], *, dataset: Any = None, eval_dataset: Any = None
+) -> Parts:
+    """Build the parts of a run for a loop of your own.
+
+    Args:
+        recipe: A recipe, or what read_recipe takes.
+        dataset: Documents to train on in the place of data.path: a datasets.Dataset, or rows with a text column.
+        eval_dataset: Documents to evaluate on.
+
+    Raises:
+        InputError: The recipe, the data or the checkpoint must be mended.
+    """
+    return plan(as_recipe(recipe, own_data=dataset is not None), dataset=dataset, eval_dataset=eval_dataset).parts
+
+
+def as_recipe(recipe: Recipe | str | PathLike[str] | Mapping[str, Any], *, own_data: bool = False) -> Recipe:
+    """Take a recipe as it is, and read anything else; where the caller brings the data, it need not name any."""
+    return recipe if isinstance(recipe, Recipe) else read_recipe(recipe, own_data=own_data)
+
+
+def check(recipe: Recipe) -> None:
+    """Have the libraries check the sections that feed them, before a model or data are loaded.
+
+    Raises:
+        InputError: A config key, an optimizer, a schedule, an encoding or a tracker is refused; all problems at once.
+    """
+    problems = models.check_config(recipe.model.config) if recipe.model.config is not None else []
+    try:
+        optim.check_optim(recipe.optim, recipe.schedule, recipe.train.max_steps or 1000)
+    except InputError as err:
+        problems.append(str(err))
+    for key, source in _list_sources(recipe):
+        try:
+            codecs.lookup(source.encoding)
+        except LookupError:
+            problems.append(f"{key}.encoding: no such encoding, got {source.encoding!r}")
+    if "tensorboard" in recipe.log.to and importlib.util.find_spec("tensorboard") is None:
+        problems.append('log.to: tensorboard is not installed (pip install "llmkit[tensorboard]")')
+    if problems:
+        refuse(recipe, problems)
+
+
+def _list_sources(recipe: Recipe) -> list[tuple[str, Any]]:
+    mix = [(f"data.mix.{i}", source) for i, source in enumerate(recipe.data.mix or [])]
+    return mix or [("data", recipe.data)]
+
+
+def refuse(recipe: Recipe, problems: list[str]) -> None:
+    """Raise what is wrong with a recipe, each problem with the place of its key.
+
+    Raises:
+        InputError: Always.
+    """
+    placed = []
+    for problem in problems:
+        key = problem.partition(":")[0]
+        origin = recipe.origins.get(key)
+        placed.append(f"{origin}: {problem}" if origin else problem)
+    if len(placed) == 1:
+        raise InputError(placed[0])
+    raise InputError(f"{recipe.file} has {len(placed)} problems", details=tuple(placed))
+
+
+def plan(recipe: Recipe, *, dataset: Any = None, eval_dataset: Any = None, num_processes: int = 1) -> Plan:
+    """Build all that a run needs, on the CPU, and settle every value that the recipe leaves open.
+
+    Raises:
+        InputError: The recipe, the data or the checkpoint must be mended.
+    """
+    if dataset is None and recipe.data.path is None and recipe.data.mix is None:
+        raise InputError("the recipe names no data, got neither data.path nor data.mix; expected data.path=FILE")
+    check(recipe)
+    objective = OBJECTIVES[recipe.objective]
+    tokenizer = models.read_tokenizer(_name_tokenizer(recipe))
+    model = models.make_model(recipe.model, tokenizer, task=objective.task, seed=recipe.seed)
+    recipe, isolation = _settle(recipe, model, num_processes)
+    _check_prompts(recipe, tokenizer, models.find_context(model))
+    data = prepare(
+        recipe.data,
+        tokenizer,
+        max_length=int(recipe.data.max_length or 0),
+        seed=recipe.seed,
+        dataset=dataset,
+        eval_dataset=eval_dataset,
+    )
+    max_steps = _count_steps(recipe, data.train.num_rows)
+    optimizer = optim.make_optimizer(recipe.optim, model)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    parts = Parts(
+        model=model,
+        tokenizer=tokenizer,
+        train_dataset=data.train_dataset,
+        eval_dataset=data.evaluation,
+        data_collator=Collator(pad, isolation, mask_dtype=model.dtype),
+        loss=objective.loss,
+        optimizer=optimizer,
+        scheduler=optim.make_schedule(recipe.schedule, optimizer, max_steps),
+    )
+    return Plan(recipe, parts, data, objective, max_steps)
+
+
+def _name_tokenizer(recipe: Recipe) -> str:
+    if recipe.model.tokenizer is not None:
+        return recipe.model.tokenizer
+    paths = [source.path for _, source in _list_sources(recipe) if source.path is not None]
+    found = next((path for path in paths if is_shards(path)), recipe.model.name)
+    if found is None:
+        raise InputError("a new model needs a tokenizer, got none; expected model.tokenizer: FOLDER")
+    return found
+
+
+def _settle(recipe: Recipe, model: Any, num_processes: int) -> tuple[Recipe, Any]:
+    """Settle what follows from the model and the machine; find how the model keeps packed documents apart."""
+    context = models.find_context(model)
+    max_length = recipe.data.max_length or context
+    if max_length is None:
+        refuse(recipe, ["data.max_length: the model states no context; set it"])
+    elif context is not None and max_length > context:
+        refuse(recipe, [f"data.max_length: {max_length} exceeds the model's context of {context}"])
+    isolation = find_isolation(model) if recipe.data.pack is not False else None
+    if recipe.data.pack and isolation is None:
+        kind = model.config.model_type
+        refuse(recipe, [f"data.pack: {kind} cannot keep packed documents apart; set data.pack: false"])
+    if recipe.data.pack is None and isolation is None:
+        logger.info(f"{model.config.model_type} cannot keep packed documents apart: a row holds one document")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precise = recipe.model.dtype == "float64" or not runtime.has_native_bf16(device)
+    settled = {
+        "data": {
+            "max_length": max_length,
+            "pack": isolation is not None,
+            "on_long": recipe.data.on_long or "split",
+        },
+        "train": {
+            "micro_batch_size": _settle_micro(recipe, num_processes),
+            "mixed_precision": recipe.train.mixed_precision or ("no" if precise else "bf16"),
+        },
+    }
+    for section, values in settled.items():
+        recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=values)})
+    return recipe, isolation
+
+
+def _check_prompts(recipe: Recipe, tokenizer: Any, context: int | None) -> None:
+    """Check that each prompt leaves room for a token, before hours are spent on the way to its first use."""
+    for prompt in recipe.eval.generate:
+        length = len(encode_prompt(tokenizer, prompt))
+        if context is not None and length >= context:
+            problem = f"a prompt has {length} tokens, the model's context {context}: {prompt[:40]!r}"
+            refuse(recipe, [f"eval.generate: {problem}"])
+
+
+def _settle_micro(recipe: Recipe, num_processes: int) -> int:
+    total, micro = recipe.train.global_batch_size, recipe.train.micro_batch_size
+    if total % num_processes:
+        refuse(recipe, [f"train.global_batch_size: {total} sequences cannot be split over {num_processes} processes"])
+    share = total // num_processes
+    if micro is None:
+        return share
+    if share % micro:
+        near = min((d for d in range(1, share + 1) if share % d == 0), key=lambda d: (abs(d - micro), d))
+        split = f"{total} = {micro} x {num_processes} x accumulation has no whole solution; nearest is {near}"
+        refuse(recipe, [f"train.micro_batch_size: {split}"])
+    return micro
+
+
+def _count_steps(recipe: Recipe, num_rows: int | None) -> int:
+    batch = recipe.train.global_batch_size
+    if num_rows is not None and num_rows < batch:
+        raise InputError(f"{num_rows} rows < batch {batch}; give more data or set train.global_batch_size")
+    if recipe.train.max_steps is not None:
+        return recipe.train.max_steps
+    if num_rows is None:
+        raise InputError("train.num_epochs: a stream states no length; set train.max_steps")
+    return num_rows * int(recipe.train.num_epochs or 1) // batch

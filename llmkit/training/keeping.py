@@ -1,0 +1,170 @@
+"""What a run does from time to time: measure itself, keep the best model and write checkpoints."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+
+from llmkit.errors import RunError
+from llmkit.training import measuring, saving
+from llmkit.training.session import Session
+
+logger = logging.getLogger("llmkit")
+
+
+def is_due(s: Session) -> bool:
+    """Tell whether this step ends with an evaluation or a checkpoint."""
+    return (
+        _is_last(s) or _is_out_of_time(s) or _is_time_to_measure(s) or _is_multiple(s, s.plan.recipe.save.every_steps)
+    )
+
+
+def _is_last(s: Session) -> bool:
+    return s.state.step >= s.plan.max_steps
+
+
+def _is_out_of_time(s: Session) -> bool:
+    """Tell whether the seconds are over; of several processes, whether they are for any."""
+    late = s.flag.out_of_time
+    return late if s.accelerator.num_processes == 1 or not s.flag.has_deadline else bool(s.share(float(late)).item())
+
+
+def _is_time_to_measure(s: Session) -> bool:
+    due = _is_last(s) or _is_multiple(s, s.plan.recipe.eval.every_steps)
+    has_measures = s.plan.parts.eval_dataset is not None or bool(s.plan.recipe.eval.generate)
+    return due and has_measures and s.state.measured != s.state.step
+
+
+def _is_multiple(s: Session, every_steps: int | None) -> bool:
+    return every_steps is not None and s.state.step % every_steps == 0
+
+
+def catch_up(s: Session) -> None:
+    """Do the evaluation that a signal kept from being done at the step that the run goes on from."""
+    if s.state.step and _is_time_to_measure(s) and evaluate(s):
+        s.saved = None
+        save(s)
+
+
+def measure_and_save(s: Session) -> Literal["done", "signal", "time", "patience"] | None:
+    """Evaluate and save where it is due; say why the run ends here, if it does.
+
+    Raises:
+        RunError: The disk is full, or a weight is not finite.
+    """
+    if _is_time_to_measure(s) and not evaluate(s):
+        save(s)
+        return "signal"
+    patience = s.plan.recipe.eval.patience
+    end: Literal["done", "time", "patience"] | None = None
+    if _is_last(s):
+        end = "done"
+    elif patience is not None and s.state.without_better >= patience:
+        end = "patience"
+    elif _is_out_of_time(s):
+        end = "time"
+    if end is not None or _is_multiple(s, s.plan.recipe.save.every_steps):
+        save(s)
+    return end
+
+
+def evaluate(s: Session) -> bool:
+    """Measure the model on the held-out rows, continue the prompts, and keep the best model.
+
+    Returns:
+        False where a signal came before it was done; it is done again when the run goes on.
+    """
+    recipe, dataset = s.plan.recipe, s.plan.parts.eval_dataset
+    measured: dict[str, float] = {}
+    s.model.eval()
+    if dataset is not None:
+        measured = measuring.evaluate_loss(s.measure, _read_evaluation(s), s.num_bytes, s.share)
+    s.model.train()
+    if s.flag.number and s.accelerator.num_processes == 1:
+        return False
+    samples = []
+    if s.accelerator.is_main_process:
+        samples = measuring.sample_texts(s.plain_model, s.plan.parts.tokenizer, recipe.eval.generate, recipe.seed)
+    s.metrics = {name: value for name, value in measured.items() if name in recipe.eval.metrics}
+    s.tracker.log_evaluation(s.state.step, s.metrics, samples)
+    if s.metrics:
+        numbers = ", ".join(f"{name} {value:.4f}" for name, value in s.metrics.items())
+        logger.info(f"step {s.state.step} evaluated: {numbers}")
+    s.state.measured = s.state.step
+    if measured:
+        _keep_best(s, measured[recipe.eval.best_metric])
+    return True
+
+
+def _read_evaluation(s: Session) -> Iterator[dict[str, Any]]:
+    """Read the held-out rows in order, each batch by one of the processes, none twice; a signal ends it."""
+    micro, rows = int(s.plan.recipe.train.micro_batch_size or 1), s.plan.parts.eval_dataset
+    starts = range(0, len(rows), micro)[: s.plan.recipe.eval.num_batches]
+    for first in starts[s.accelerator.process_index :: s.accelerator.num_processes]:
+        if s.flag.number and s.accelerator.num_processes == 1:
+            return
+        yield s.plan.parts.data_collator([rows[i] for i in range(first, min(first + micro, len(rows)))])
+
+
+def _keep_best(s: Session, value: float) -> None:
+    if s.state.best is not None and value >= s.state.best:
+        s.state.without_better += 1
+        return
+    s.state.best, s.state.best_step, s.state.without_better = value, s.state.step, 0
+    keep_model(s, "best")
+
+
+def save(s: Session) -> None:
+    """Write a checkpoint of this step, unless there is one; never with a weight that is not finite.
+
+    Raises:
+        RunError: A weight is not finite, or the disk is full; the checkpoint before stays.
+    """
+    if s.saved == s.state.step:
+        return
+    _check_finite(s)
+    saving.save_step(
+        s.folder,
+        s.state.step,
+        s.plain_model,
+        s.plan.parts.tokenizer,
+        s.plan.parts.optimizer,
+        {"state": dataclasses.asdict(s.state), **s.identity},
+        keep=s.plan.recipe.save.keep,
+        is_main=s.accelerator.is_main_process,
+    )
+    s.accelerator.wait_for_everyone()
+    s.saved = s.state.step
+
+
+def _check_finite(s: Session) -> None:
+    sums = torch.stack([p.detach().sum() for p in s.plain_model.parameters()])
+    if bool(torch.isfinite(sums).all()):
+        return
+    broken = next((n for n, p in s.plain_model.named_parameters() if not torch.isfinite(p).all()), None)
+    if broken is not None:
+        intact = "no checkpoint was written" if s.saved is None else f"step {s.saved} is intact"
+        raise RunError(f"the weight {broken} is not finite after step {s.state.step}; {intact}")
+
+
+def keep_model(s: Session, part: str) -> None:
+    """Write the model as it stands to best/ or final/, with what a user of it must know in llmkit.json.
+
+    Raises:
+        RunError: The disk is full.
+    """
+    recipe = s.plan.recipe
+    facts = {
+        "task": s.plan.objective.task,
+        "max_length": recipe.data.max_length,
+        "step": s.state.step,
+        "max_steps": s.plan.max_steps,
+        "num_epochs": recipe.train.num_epochs,
+        **({"metrics": s.metrics} if s.metrics else {}),
+    }
+    saving.save_checkpoint(
+        s.folder / part, s.plain_model, s.plan.parts.tokenizer, facts, is_main=s.accelerator.is_main_process
+    )
+    s.accelerator.wait_for_everyone()

@@ -1,0 +1,169 @@
+"""The training loop, from top to bottom: read rows, take a step, and from time to time measure and save.
+
+A step is one update from `train.global_batch_size` rows. Its loss is divided by the targets of all micro-batches of all
+processes, so that neither accumulation nor the number of processes changes it. What a step computed is read one step
+later, so that nothing waits for the device.
+"""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader
+
+from llmkit import runtime
+from llmkit.errors import RunError
+from llmkit.training import keeping, optim
+from llmkit.training.session import Outcome, Session
+
+logger = logging.getLogger("llmkit")
+
+MAX_SKIPPED = 3  # steps in a row that may change nothing
+End = Literal["done", "signal", "time", "patience"]
+
+
+def run_steps(s: Session) -> End:
+    """Train until the last step, a signal, the last second or the end of patience; say which it was.
+
+    Raises:
+        RunError: The loss or the gradient was not finite in more than three steps in a row, or the disk is full.
+    """
+    s.model.train()
+    keeping.catch_up(s)
+    steps, pending, started = read_steps(s), None, time.perf_counter()
+    while s.state.step < s.plan.max_steps:
+        outcome = None if _is_stopped(s) else take_step(s, next(steps), pending)
+        if outcome is None:
+            settle(s, pending)
+            keeping.save(s)
+            return "signal"
+        settle(s, pending, reduced=True)
+        pending, s.state.step, now = outcome, outcome.step, time.perf_counter()
+        s.state.seconds, started = s.state.seconds + now - started, now
+        outcome.seconds = s.state.seconds
+        if keeping.is_due(s):
+            settle(s, pending)
+            pending = None
+            end = keeping.measure_and_save(s)
+            if end is not None:
+                return end
+            started = time.perf_counter()
+    return "done"
+
+
+def read_steps(s: Session) -> Iterator[list[dict[str, Any]]]:
+    """Read the micro-batches of this process, step by step, from where the run stands.
+
+    The rows of a step are the next global_batch_size positions of the order, dealt out in micro-batches to the
+    processes in turn. No loader has a state: it begins anywhere.
+    """
+    train, world, rank = s.plan.recipe.train, s.accelerator.num_processes, s.accelerator.process_index
+    micro = int(train.micro_batch_size or train.global_batch_size)
+    accumulation = train.global_batch_size // (micro * world)
+    starts = range(s.state.step * train.global_batch_size, s.plan.max_steps * train.global_batch_size, micro)
+    loader: DataLoader[Any] = DataLoader(
+        s.plan.data.train,
+        batch_sampler=(range(first, first + micro) for first in starts[rank::world]),
+        collate_fn=s.plan.parts.data_collator,
+        num_workers=s.plan.recipe.data.num_workers,
+        pin_memory=s.accelerator.device.type == "cuda",
+    )
+    batches = iter(loader)
+    for _ in range(s.state.step, s.plan.max_steps):
+        yield [next(batches) for _ in range(accumulation)]
+
+
+def _is_stopped(s: Session) -> bool:
+    """Tell whether a signal came; of several processes, whether it came to any."""
+    if s.accelerator.num_processes == 1:
+        return s.flag.number > 0
+    return bool(s.share(float(s.flag.number > 0)).item())
+
+
+def take_step(s: Session, batches: list[dict[str, Any]], previous: Outcome | None) -> Outcome | None:
+    """Compute one update; None where a signal came before it was whole, and then nothing of it is left.
+
+    The one small collective of a step sums its targets and the loss of the step before.
+    """
+    objective, accelerator, parts = s.plan.objective, s.accelerator, s.plan.parts
+    targets = sum(objective.targets(batch["labels"]).numel() for batch in batches)
+    shared = s.share(float(targets), previous.loss if previous else 0.0)
+    if previous is not None:
+        previous.loss = shared[1]
+    step, num_targets, loss = s.state.step + 1, shared[0], torch.zeros_like(shared[0])
+    for i, batch in enumerate(batches):
+        if s.flag.number and accelerator.num_processes == 1:
+            parts.optimizer.zero_grad()
+            return None
+        is_last = i == len(batches) - 1
+        with contextlib.nullcontext() if is_last else accelerator.no_sync(s.model):
+            # Dropout is a function of seed, step, micro-batch and process: no random state has to be kept.
+            torch.manual_seed(runtime.mix_seed(s.plan.recipe.seed, step, i, accelerator.process_index))
+            part = s.compute_loss(batch, num_targets)
+            accelerator.backward(part * accelerator.num_processes)  # gradients are averaged; the loss is a sum
+        loss = loss + part.detach()
+    norm = accelerator.clip_grad_norm_(s.model.parameters(), s.plan.recipe.train.max_grad_norm)
+    outcome = Outcome(step, float(parts.scheduler.get_last_lr()[0]), loss, norm, num_targets)
+    _update(parts.optimizer, broken=~torch.isfinite(loss + norm))
+    optim.set_step(parts.scheduler, step)
+    return outcome
+
+
+def _update(optimizer: torch.optim.Optimizer, broken: torch.Tensor) -> None:
+    """Update the weights, unless the loss or the gradient is not finite."""
+    if optimizer.defaults.get("fused"):
+        # the fused kernels read this flag on the device and leave weights and moments as they are
+        optimizer.found_inf = broken.float()
+        optimizer.step()
+    elif not bool(broken):
+        optimizer.step()
+    optimizer.zero_grad()
+
+
+def settle(s: Session, outcome: Outcome | None, *, reduced: bool = False) -> None:
+    """Read what a step computed, count it and log it.
+
+    Args:
+        s: The run.
+        outcome: What the step computed; None where nothing is left to read.
+        reduced: Whether its loss is that of all processes already.
+
+    Raises:
+        RunError: Too many steps in a row had a loss or a gradient that is not finite.
+    """
+    if outcome is None:
+        return
+    loss = float(outcome.loss if reduced else s.share(outcome.loss)[0])
+    norm, num_targets, step = float(outcome.norm), int(outcome.num_targets), outcome.step
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    s.state.tokens += num_targets
+    s.state.skipped = 0 if finite else s.state.skipped + 1
+    if not finite:
+        _report_skipped(s, step, "gradient" if math.isfinite(loss) else "loss")
+    due = step % s.plan.recipe.log.every_steps == 0 or step == s.plan.max_steps or not finite
+    s.tracker.take_step(
+        step,
+        loss if finite else None,
+        outcome.lr,
+        norm if finite else None,
+        num_tokens=s.state.tokens,
+        seconds=outcome.seconds,
+        log=due,
+    )
+
+
+def _report_skipped(s: Session, step: int, what: str) -> None:
+    size, skipped = s.plan.recipe.train.global_batch_size, s.state.skipped
+    rows = f"rows {(step - skipped) * size} to {step * size - 1}, from {s.plan.data.train.where((step - 1) * size)}"
+    if skipped <= MAX_SKIPPED:
+        logger.info(f"step {step} changed nothing, its {what} is not finite ({rows})")
+        return
+    intact = "no checkpoint was written" if s.saved is None else f"step {s.saved} is intact"
+    raise RunError(
+        f"the {what} was not finite in {skipped} steps in a row, {step - skipped + 1} to {step} ({rows}); {intact}",
+        hint="a smaller optim.lr or train.max_grad_norm, or train.mixed_precision=no",
+    )

@@ -1,0 +1,72 @@
+"""What is measured while a model trains: its loss on held-out rows, and texts that it continues."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from llmkit.decoding.text import Pieces
+from llmkit.loading import Loaded
+from llmkit.tasks.generation import generate_batch
+
+SAMPLE_TOKENS = 64
+
+
+def count_bytes(tokenizer: Any) -> torch.Tensor:
+    """Count the UTF-8 bytes of each id of a vocabulary; a special token has none.
+
+    Half a character counts its own bytes, so that the bytes of a text are the sum of those of its ids. What a tokenizer
+    drops, such as WordPiece's spaces, is not counted.
+
+    Returns:
+        Shape: (vocabulary,), whole numbers.
+    """
+    pieces = Pieces(tokenizer)
+    return torch.tensor([len(pieces.bytes_of(i, None)) for i in range(len(tokenizer))])
+
+
+def evaluate_loss(
+    forward: Callable[[dict[str, Any]], tuple[torch.Tensor, torch.Tensor]],
+    batches: Iterable[dict[str, Any]],
+    num_bytes: torch.Tensor,
+    share: Callable[..., torch.Tensor],
+) -> dict[str, float]:
+    """Measure a model on batches: every target counts once, whatever batch it stands in.
+
+    bits_per_byte is the nll of all targets, end-of-text included, over the bytes that they add to the text; unlike the
+    loss it does not depend on the vocabulary. Source: Gao et al. 2020, The Pile, section 3.1.
+
+    Args:
+        forward: Computes a batch: its summed nll in nats, Shape: (), and its targets, Shape: (targets,).
+        batches: What this process measures.
+        num_bytes: Bytes of each id, Shape: (vocabulary,).
+        share: Sums numbers over all processes.
+
+    Returns:
+        loss (nats a target), perplexity and bits_per_byte.
+    """
+    nll, count, size = 0.0, 0, 0
+    with torch.no_grad():
+        for batch in batches:
+            batch_nll, targets = forward(batch)
+            nll, count = nll + float(batch_nll), count + targets.numel()
+            size += int(num_bytes[targets.cpu()].sum())
+    nll, targets_seen, bytes_seen = share(nll, float(count), float(size)).tolist()
+    loss = nll / max(targets_seen, 1.0)
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": nll / math.log(2) / max(bytes_seen, 1.0),
+    }
+
+
+def sample_texts(model: Any, tokenizer: Any, prompts: list[str], seed: int) -> list[dict[str, str]]:
+    """Continue prompts with the model as it stands; its mode and the global random state stay as they were."""
+    if not prompts:
+        return []
+    training = model.training
+    model.eval()
+    made = generate_batch(prompts, model=Loaded(model, tokenizer), seed=seed, max_new_tokens=SAMPLE_TOKENS)
+    model.train(training)
+    return [{"prompt": prompt, "text": one.text} for prompt, one in zip(prompts, made, strict=True)]

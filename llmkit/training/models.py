@@ -1,0 +1,125 @@
+"""The model and the tokenizer of a run: from a checkpoint, or new from a config."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from llmkit import runtime
+from llmkit.encoding.prompts import end_of_text
+from llmkit.errors import InputError
+from llmkit.loading import AUTO_CLASSES, load, load_tokenizer
+from llmkit.locating import locate
+from llmkit.recipe.schema import ModelSpec
+
+# config key -> the attribute of a tokenizer that decides it
+SPECIAL_IDS = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "pad_token_id"}
+# older names of keys that configs with rotary positions still take
+ROTARY_KEYS = {"rope_theta", "rope_scaling"}
+
+
+def read_tokenizer(name: str | Path) -> Any:
+    """Load the tokenizer that a recipe names, or that lies with token shards.
+
+    Raises:
+        InputError: There is none, or it cannot be read.
+    """
+    found = locate(str(name), weights=False)
+    with found.naming(), runtime.quiet():
+        return load_tokenizer(found.path)
+
+
+def check_config(config: Mapping[str, Any]) -> list[str]:
+    """Check the keys and values of model.config against the config class of transformers.
+
+    Returns:
+        A sentence for each problem, beginning with its key.
+    """
+    kind = str(config.get("model_type"))
+    if kind not in transformers.CONFIG_MAPPING:
+        near = difflib.get_close_matches(kind, transformers.CONFIG_MAPPING.keys(), n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        return [f"model.config.model_type: transformers has no model_type {kind!r}{meant}"]
+    known = _list_keys(kind)
+    problems = []
+    for key in config:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            problems.append(f"model.config.{key}: {kind} has no such key{meant}")
+    if not problems:
+        try:
+            with runtime.quiet():
+                transformers.AutoConfig.for_model(**config)
+        except Exception as err:  # configs are checked by their classes, each in its own way
+            problems.append(f"model.config: {kind} refuses it: {_join_lines(err)}")
+    return problems
+
+
+def _list_keys(kind: str) -> set[str]:
+    with runtime.quiet():
+        plain = transformers.AutoConfig.for_model(kind)
+    keys = {*plain.to_dict(), *inspect.signature(type(plain)).parameters, *plain.attribute_map, "model_type"}
+    return keys | (ROTARY_KEYS if "rope_parameters" in keys else set())
+
+
+def make_model(spec: ModelSpec, tokenizer: Any, *, task: str, seed: int) -> Any:
+    """Make the model of a run: the checkpoint's weights, or new ones drawn with the seed, on the CPU.
+
+    Raises:
+        InputError: The checkpoint or the config cannot be used with this tokenizer.
+    """
+    if spec.name is not None:
+        return _load(spec, tokenizer, task)
+    config = dict(spec.config or {})
+    for key, value in {"vocab_size": len(tokenizer), **_special_ids(tokenizer)}.items():
+        if config.setdefault(key, value) != value:
+            raise InputError(f"model.config.{key}: the tokenizer has {value}, got {config[key]}; leave it out")
+    auto = getattr(transformers, AUTO_CLASSES[task])
+    more = {} if spec.attn_implementation is None else {"attn_implementation": spec.attn_implementation}
+    torch.manual_seed(seed)
+    try:
+        with runtime.quiet():
+            made = transformers.AutoConfig.for_model(**config)
+            return auto.from_config(made, dtype=getattr(torch, spec.dtype), trust_remote_code=False, **more)
+    except Exception as err:  # as above; a model may refuse what its config allows
+        raise InputError(f"model.config: {config['model_type']} cannot be built: {_join_lines(err)}") from err
+
+
+def _load(spec: ModelSpec, tokenizer: Any, task: str) -> Any:
+    model = load(
+        str(spec.name), task=task, dtype="float32", device="cpu", revision=spec.revision, kwargs=spec.kwargs
+    ).model
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        rows = model.get_input_embeddings().weight.shape[0]
+        raise InputError(
+            f"model.tokenizer: it has {len(tokenizer):,} tokens, the embedding of {spec.name} {rows:,} rows"
+        )
+    if spec.attn_implementation is not None:
+        try:
+            model.set_attn_implementation(spec.attn_implementation)
+        except (ValueError, ImportError) as err:
+            raise InputError(f"model.attn_implementation: {_join_lines(err)}") from err
+    return model.to(getattr(torch, spec.dtype))
+
+
+def _special_ids(tokenizer: Any) -> dict[str, int | None]:
+    ids = {key: getattr(tokenizer, attribute) for key, attribute in SPECIAL_IDS.items()}
+    if ids["eos_token_id"] is None:
+        ids["eos_token_id"] = end_of_text(tokenizer)
+    return ids
+
+
+def find_context(model: Any) -> int | None:
+    """Find the longest sequence, in tokens, that a model has positions for; None where it knows no bound."""
+    length = getattr(model.config, "max_position_embeddings", None)
+    return int(length) if isinstance(length, int) and length > 0 else None
+
+
+def _join_lines(err: BaseException) -> str:
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [type(err).__name__]
+    return " ".join(lines[:2])[:180]

@@ -1,0 +1,169 @@
+"""From a claimed run folder to a session: parts are built or restored, trained, and the final model is kept."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+
+from llmkit import runfolder, runtime
+from llmkit.errors import InputError
+from llmkit.recipe.reading import dump_recipe
+from llmkit.recipe.schema import Recipe
+from llmkit.training import building, estimating, keeping, loop, optim, saving
+from llmkit.training.running import Run
+from llmkit.training.session import Session, State
+from llmkit.training.stopping import Interrupted, StopFlag
+from llmkit.training.tracking import Progress, Tracker
+
+logger = logging.getLogger("llmkit")
+
+
+def train_in(
+    folder: Path,
+    recipe: Recipe,
+    start: Path | None,
+    *,
+    dataset: Any,
+    eval_dataset: Any,
+    max_seconds: float | None,
+    accelerator: Accelerator | None,
+    watch: Callable[[Progress], None] | None,
+) -> Run:
+    """Train in a claimed folder, from a checkpoint of it or from the start.
+
+    Raises:
+        InputError: The recipe, the data or the checkpoint must be mended; nothing was started.
+        RunError: It failed while running.
+        Interrupted: A signal came; the run was saved.
+    """
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    state = accelerator or PartialState()
+    plan = building.plan(recipe, dataset=dataset, eval_dataset=eval_dataset, num_processes=state.num_processes)
+    for line in str(plan.data.ledger).splitlines():
+        logger.info(line)
+    accelerator = accelerator or _make_accelerator(plan.recipe, folder)
+    _check_accelerator(accelerator, plan.recipe)
+    with StopFlag(max_seconds) as flag:
+        s = _open_session(plan, folder, accelerator, flag, watch)
+        if start is not None:
+            _restore(s, start)
+        s.tracker.begin(s.state.step, s.state.tokens, s.state.seconds)
+        _write_facts(s)
+        end = loop.run_steps(s)
+        accelerator.end_training()
+        if end == "signal":
+            raise Interrupted(flag.number, s.state.step)
+        if end == "time":
+            logger.info(f"paused at step {s.state.step} of {plan.max_steps}")
+        else:
+            keeping.keep_model(s, "final")
+    return Run(folder, s.state.step, end, s.metrics)
+
+
+def _make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
+    """Make an Accelerator that neither accumulates nor casts: the loop does both, so that a process can train twice."""
+    trackers = [name for name in recipe.log.to if name != "jsonl"]
+    with runtime.quiet():
+        return Accelerator(
+            gradient_accumulation_steps=1, log_with=trackers or None, project_dir=folder if trackers else None
+        )
+
+
+def _check_accelerator(accelerator: Accelerator, recipe: Recipe) -> None:
+    """Refuse an Accelerator that would cast or accumulate in another way than the recipe.
+
+    Raises:
+        InputError: It would.
+    """
+    own, wanted = accelerator.mixed_precision, recipe.train.mixed_precision
+    if own not in ("no", wanted):
+        raise InputError(f"train.mixed_precision: {wanted} in the recipe, {own} in this process's Accelerator")
+    if accelerator.gradient_accumulation_steps != 1:
+        steps = accelerator.gradient_accumulation_steps
+        raise InputError(
+            f"gradient_accumulation_steps of the Accelerator, got {steps}; expected 1, the loop accumulates"
+        )
+
+
+def _open_session(
+    plan: building.Plan,
+    folder: Path,
+    accelerator: Accelerator,
+    flag: StopFlag,
+    watch: Callable[[Progress], None] | None,
+) -> Session:
+    model, train = plan.parts.model, plan.recipe.train
+    if train.gradient_checkpointing:
+        _checkpoint_activations(model)
+    # Loader and schedule are not prepared: accelerate would shard rows that are dealt out already and step the
+    # schedule once for each process.
+    prepared = accelerator.prepare(model)
+    precision = str(train.mixed_precision)
+    share = estimating.count_flops(model, int(plan.recipe.data.max_length or 0))
+    share /= estimating.find_peak(accelerator.device, precision) * accelerator.num_processes
+    identity = {
+        "data": plan.data.fingerprint,
+        "threads": torch.get_num_threads(),
+        "num_processes": accelerator.num_processes,
+        "versions": runtime.describe_environment(),
+    }
+    return Session(
+        plan=plan,
+        folder=folder,
+        accelerator=accelerator,
+        model=torch.compile(prepared) if train.compile else prepared,
+        flag=flag,
+        tracker=Tracker(folder, accelerator, plan.max_steps, share, watch),
+        identity=identity,
+    )
+
+
+def _checkpoint_activations(model: Any) -> None:
+    """Have a model compute activations again in the backward pass, with the same dropout."""
+    # transformers 5.23 gave it this name; before, and until v6, it is gradient_checkpointing_enable
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def _restore(s: Session, start: Path) -> None:
+    """Put weights, optimizer, schedule and counters where a checkpoint left them.
+
+    Raises:
+        InputError: The checkpoint belongs to other data or another model.
+    """
+    kept = saving.load_step(start, s.plain_model, s.plan.parts.optimizer)
+    if kept["data"] != s.identity["data"]:
+        raise InputError(f"the data have changed since {start} was written; expected the same files and options")
+    s.state = State(**kept["state"])
+    s.saved = s.state.step
+    before = s.plan.parts.optimizer.param_groups[0]["lr"]
+    optim.set_step(s.plan.parts.scheduler, s.state.step)
+    after = s.plan.parts.optimizer.param_groups[0]["lr"]
+    logger.info(f"going on from step {s.state.step} of {s.plan.max_steps}")
+    if before != after and s.state.step < s.plan.max_steps:
+        logger.info(f"the learning rate goes from {before:.3g} to {after:.3g}, as the schedule has more steps now")
+    if kept["threads"] != s.identity["threads"]:
+        logger.info(f"{kept['threads']} threads before, {s.identity['threads']} now: the last bits will differ")
+
+
+def _write_facts(s: Session) -> None:
+    """Write recipe.yaml and environment.json, and cut metrics.jsonl where the run goes on."""
+    if not s.accelerator.is_main_process:
+        return
+    recipe = s.plan.recipe.model_copy(update={"output_dir": str(s.folder)})
+    runfolder.write_text(s.folder / "recipe.yaml", dump_recipe(recipe))
+    environment = {
+        **runtime.describe_environment(),
+        "device": str(s.accelerator.device),
+        "threads": torch.get_num_threads(),
+        "num_processes": s.accelerator.num_processes,
+    }
+    text = json.dumps(environment, indent=2, ensure_ascii=False) + "\n"
+    runfolder.write_text(s.folder / "environment.json", text)
+    runfolder.truncate_metrics(s.folder / "metrics.jsonl", s.state.step)
+    s.accelerator.init_trackers(s.folder.name)

@@ -1,0 +1,79 @@
+"""The loss: from logits, over the targets of the whole batch, however it is split."""
+
+import types
+
+import pytest
+import torch
+
+from llmkit.training.objectives import causal_lm_loss, causal_targets
+
+
+def outputs(logits):
+    return types.SimpleNamespace(logits=logits)
+
+
+def rows(lengths, vocab=11, width=None, dtype=torch.float64):
+    """Logits and labels of rows of these lengths, padded on the right."""
+    generator = torch.Generator().manual_seed(len(lengths))
+    width = width or max(lengths)
+    logits = torch.randn(len(lengths), width, vocab, generator=generator, dtype=dtype)
+    labels = torch.randint(vocab, (len(lengths), width), generator=generator)
+    for i, length in enumerate(lengths):
+        labels[i, length:] = -100
+    labels[:, 0] = -100
+    return logits, labels
+
+
+def test_causal_lm_loss_is_the_mean_surprisal_of_each_next_token():
+    logits, labels = rows([5, 3, 7])
+    probabilities = logits.softmax(-1)
+    expected, count = 0.0, 0
+    for i, length in enumerate([5, 3, 7]):
+        for t in range(1, length):
+            expected -= torch.log(probabilities[i, t - 1, labels[i, t]])
+            count += 1
+    assert causal_targets(labels).numel() == count == 12
+    torch.testing.assert_close(causal_lm_loss(outputs(logits), labels, count), expected / count, rtol=0, atol=1e-12)
+
+
+def test_causal_lm_loss_is_computed_in_float32_for_bfloat16_logits_and_kept_in_float64():
+    logits, labels = rows([9, 9], dtype=torch.float64)
+    low = causal_lm_loss(outputs(logits.bfloat16()), labels, 16)
+    assert low.dtype == torch.float32
+    assert low == causal_lm_loss(outputs(logits.bfloat16().float()), labels, 16)
+    assert causal_lm_loss(outputs(logits), labels, 16).dtype == torch.float64
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_causal_lm_loss_of_parts_sums_to_that_of_the_whole(size):
+    """Lengths of 2 to 100, as they are where the mean of the means is a third off."""
+    lengths = [2, 100, 3, 7, 50, 2, 90, 31]
+    weight = torch.randn(11, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits, labels = rows(lengths)
+
+    def gradient(parts, counts):
+        leaf = weight.clone().requires_grad_()
+        for (x, y), n in zip(parts, counts, strict=True):
+            causal_lm_loss(outputs(x @ leaf), y, n).backward()
+        return leaf.grad
+
+    parts = [(logits[i : i + size], labels[i : i + size]) for i in range(0, 8, size)]
+    total = causal_targets(labels).numel()
+    whole = gradient([(logits, labels)], [total])
+    torch.testing.assert_close(gradient(parts, [total] * len(parts)), whole, rtol=1e-12, atol=1e-14)
+    naive = gradient(parts, [causal_targets(y).numel() * len(parts) for _, y in parts])
+    assert float((naive - whole).norm() / whole.norm()) > 0.02
+
+
+def test_causal_targets_leaves_out_what_nothing_predicts():
+    labels = torch.tensor([[7, 8, -100, 9], [1, -100, -100, -100]])
+    assert causal_targets(labels).tolist() == [8, 9]
+
+
+def test_causal_lm_loss_equals_transformers_own(loaded):
+    model = loaded("gpt2").model
+    ids = torch.arange(2 * 12).reshape(2, 12)
+    with torch.no_grad():
+        theirs = model(ids, labels=ids).loss
+        ours = causal_lm_loss(model(ids), ids, 22)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)

@@ -1,0 +1,303 @@
+"""A run from its recipe to its folder: what it writes, how it goes on, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import read_curve
+
+import llmkit
+from llmkit import runfolder
+from llmkit.errors import InputError
+
+
+def weights_of(run, part="final"):
+    return runfolder.hash_file(run.folder / part / "model.safetensors")
+
+
+def numbers_of(run):
+    """All lines of metrics.jsonl, without what depends on the clock."""
+    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_s"} for line in lines]
+
+
+def test_train_writes_the_run_folder(make_recipe):
+    run = llmkit.train(make_recipe(data={"eval_rows": 4}, eval={"every_steps": 3}))
+    assert (run.step, run.end) == (6, "done")
+    assert sorted(p.name for p in run.folder.iterdir() if not p.name.startswith(".")) == [
+        "best",
+        "checkpoints",
+        "environment.json",
+        "final",
+        "metrics.jsonl",
+        "recipe.yaml",
+    ]
+    assert [p.name for p in runfolder.steps(run.folder)] == ["step-000006", "step-000004"]
+    environment = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
+    assert (environment["num_processes"], environment["device"]) == (1, "cpu")
+    curve = read_curve(run.folder)
+    assert [step for step, _ in curve] == [1, 2, 3, 4, 5, 6]
+    assert curve[-1][1] < curve[0][1]
+    assert [step for step, _ in read_curve(run.folder, "eval_loss")] == [3, 6]
+    assert read_curve(run.folder, "eval_bits_per_byte")[-1][1] == run.metrics["bits_per_byte"]
+
+
+def test_final_folder_loads_in_plain_transformers(make_recipe):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = llmkit.train(make_recipe())
+    model, info = AutoModelForCausalLM.from_pretrained(run.folder / "final", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert len(AutoTokenizer.from_pretrained(run.folder / "final")) == model.config.vocab_size
+    assert llmkit.generate("the sea", model=run, max_new_tokens=3, seed=0).seed == 0
+
+
+def test_recipe_of_a_run_has_every_value_settled(make_recipe):
+    run = llmkit.train(make_recipe())
+    kept = llmkit.read_recipe(run.folder / "recipe.yaml")
+    assert (kept.data.pack, kept.data.on_long, kept.data.max_length) == (True, "split", 32)
+    assert (kept.train.micro_batch_size, kept.train.mixed_precision) == (8, "no")
+    assert kept.output_dir == str(run.folder)
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_accumulation_changes_nothing_in_float64(make_recipe, tmp_path, micro):
+    whole = llmkit.train(make_recipe(model={"dtype": "float64"}))
+    parts = make_recipe(model={"dtype": "float64"}, train={"micro_batch_size": micro}, output_dir=str(tmp_path / "b"))
+    split = llmkit.train(parts)
+    for (_, a), (_, b) in zip(read_curve(whole.folder), read_curve(split.folder), strict=True):
+        assert a == pytest.approx(b, rel=1e-12, abs=1e-12)
+    theirs = load_file(split.folder / "final" / "model.safetensors")
+    for name, tensor in load_file(whole.folder / "final" / "model.safetensors").items():
+        assert tensor.dtype == torch.float64
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-10)
+
+
+def dropout(make_recipe, **changes):
+    pdrops = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
+    return make_recipe(model={"config": pdrops}, **changes)
+
+
+def test_resume_at_every_step_gives_one_run(make_recipe, tmp_path):
+    """Steps 1 to 24, with accumulation, dropout, warmup and evaluations: the weights and all numbers, bit for bit."""
+    import shutil
+
+    changes = {
+        "data": {"eval_rows": 4},
+        "train": {"max_steps": 24, "global_batch_size": 4, "micro_batch_size": 2},
+        "schedule": {"name": "cosine", "num_warmup_steps": 3},
+        "save": {"every_steps": 1, "keep": 24},
+        "eval": {"every_steps": 5},
+    }
+    whole = llmkit.train(dropout(make_recipe, **changes, output_dir=str(tmp_path / "whole")))
+    expected, numbers = weights_of(whole), numbers_of(whole)
+    for step in range(1, 25):
+        folder = tmp_path / f"from-{step}"
+        shutil.copytree(whole.folder, folder, ignore=shutil.ignore_patterns("final", "best"))
+        for later in runfolder.steps(folder):
+            if int(later.name.removeprefix("step-")) > step:
+                shutil.rmtree(later)
+        again = dropout(make_recipe, **{**changes, "save": {"every_steps": 50}}, output_dir=str(folder))
+        run = llmkit.train(again, resume="must")
+        assert weights_of(run) == expected, step
+        assert numbers_of(run) == numbers, step
+        shutil.rmtree(folder)
+
+
+def test_max_seconds_pauses_at_a_step_and_the_run_goes_on_to_the_same_weights(make_recipe, tmp_path, notes):
+    whole = llmkit.train(dropout(make_recipe, output_dir=str(tmp_path / "whole")))
+    run = llmkit.train(dropout(make_recipe), max_seconds=1e-6)
+    assert (run.step, run.end) == (1, "time")
+    assert "paused at step 1 of 6" in notes
+    assert not (run.folder / "final").exists()
+    run = llmkit.train(dropout(make_recipe), resume="auto")
+    assert (run.end, weights_of(run)) == ("done", weights_of(whole))
+    assert numbers_of(run) == numbers_of(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_signal_saves_the_run_which_goes_on_to_the_same_weights(make_recipe, tmp_path, number, step):
+    whole = llmkit.train(dropout(make_recipe, output_dir=str(tmp_path / "whole")))
+
+    def interrupt(progress):
+        if progress.step == step:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(llmkit.Interrupted) as caught:
+        llmkit.train(dropout(make_recipe), watch=interrupt)
+    assert caught.value.exit_code == 128 + number
+    assert caught.value.step in (step, step + 1)
+    run = llmkit.train(dropout(make_recipe), resume="must")
+    assert (weights_of(run), numbers_of(run)) == (weights_of(whole), numbers_of(whole))
+
+
+def test_signal_between_micro_batches_leaves_nothing_of_the_step(make_recipe, tmp_path, monkeypatch):
+    changes = {"train": {"micro_batch_size": 2}}
+    whole = llmkit.train(dropout(make_recipe, **changes, output_dir=str(tmp_path / "whole")))
+    from llmkit.training.session import Session
+
+    compute, calls = Session.compute_loss, []
+
+    def interrupted(self, batch, num_targets):
+        calls.append(1)
+        if len(calls) == 10:  # the second of four, in step 3
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute(self, batch, num_targets)
+
+    monkeypatch.setattr(Session, "compute_loss", interrupted)
+    with pytest.raises(llmkit.Interrupted) as caught:
+        llmkit.train(dropout(make_recipe, **changes))
+    assert (caught.value.step, len(calls)) == (2, 10)
+    monkeypatch.undo()
+    run = llmkit.train(dropout(make_recipe, **changes), resume="must")
+    assert (weights_of(run), numbers_of(run)) == (weights_of(whole), numbers_of(whole))
+
+
+def test_signal_in_an_evaluation_repeats_it_when_the_run_goes_on(make_recipe, tmp_path, monkeypatch):
+    changes = {"data": {"eval_rows": 8}, "train": {"micro_batch_size": 2}, "eval": {"every_steps": 3}}
+    whole = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / "whole")))
+    from llmkit.training.session import Session
+
+    measure, calls = Session.measure, []
+
+    def interrupted(self, batch):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure(self, batch)
+
+    monkeypatch.setattr(Session, "measure", interrupted)
+    with pytest.raises(llmkit.Interrupted) as caught:
+        llmkit.train(make_recipe(**changes))
+    assert (caught.value.step, len(calls)) == (3, 2)
+    monkeypatch.undo()
+    run = llmkit.train(make_recipe(**changes), resume="must")
+    assert (weights_of(run), numbers_of(run)) == (weights_of(whole), numbers_of(whole))
+    assert weights_of(run, "best") == weights_of(whole, "best")
+
+
+def test_finished_run_says_so_and_trains_nothing(make_recipe, notes):
+    first = llmkit.train(make_recipe())
+    before = numbers_of(first)
+    again = llmkit.train(make_recipe(), resume="auto")
+    assert (again.step, again.end) == (6, "done")
+    assert f"{first.folder} is finished at step 6; a greater train.max_steps goes on" in notes
+    assert numbers_of(again) == before
+
+
+def test_finished_run_can_be_lengthened(make_recipe, tmp_path, notes):
+    constant = {"schedule": {"name": "constant"}}
+    whole = llmkit.train(make_recipe(train={"max_steps": 9}, **constant, output_dir=str(tmp_path / "whole")))
+    llmkit.train(make_recipe(**constant))
+    run = llmkit.train(make_recipe(train={"max_steps": 9}, **constant), resume="auto")
+    assert (run.step, weights_of(run), numbers_of(run)) == (9, weights_of(whole), numbers_of(whole))
+    assert not [note for note in notes if "learning rate" in note]
+
+
+def test_lengthened_run_notes_where_the_learning_rate_jumps(make_recipe, notes):
+    llmkit.train(make_recipe(schedule={"name": "linear"}))
+    llmkit.train(make_recipe(schedule={"name": "linear"}, train={"max_steps": 12}), resume="auto")
+    assert "the learning rate goes from 0 to 0.005, as the schedule has more steps now" in notes
+
+
+def test_resume_refuses_a_changed_key_with_both_values(make_recipe):
+    llmkit.train(make_recipe(), max_seconds=1e-6)
+    with pytest.raises(InputError) as caught:
+        llmkit.train(make_recipe(optim={"lr": 2e-2}), resume="auto")
+    assert "optim.lr" in str(caught.value)
+    assert "0.02" in str(caught.value)
+    assert "0.01" in str(caught.value)
+
+
+def test_resume_takes_a_change_of_what_does_not_matter(make_recipe, tmp_path):
+    whole = llmkit.train(make_recipe(model={"dtype": "float64"}, output_dir=str(tmp_path / "whole")))
+    llmkit.train(make_recipe(model={"dtype": "float64"}), max_seconds=1e-6)
+    changed = make_recipe(
+        model={"dtype": "float64"}, train={"micro_batch_size": 4}, save={"every_steps": 5}, log={"every_steps": 2}
+    )
+    run = llmkit.train(changed, resume="must")
+    found = load_file(run.folder / "final" / "model.safetensors")
+    for name, tensor in load_file(whole.folder / "final" / "model.safetensors").items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-10)
+
+
+def test_resume_refuses_other_data(make_recipe, stories, tmp_path):
+    other = tmp_path / "stories.jsonl"
+    text = (stories / "stories.jsonl").read_text(encoding="utf-8")
+    other.write_text(text, encoding="utf-8")
+    llmkit.train(make_recipe(data={"path": str(other)}), max_seconds=1e-6)
+    other.write_text(text + text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"the data have changed since .*step-000001 was written"):
+        llmkit.train(make_recipe(data={"path": str(other)}), resume="auto")
+
+
+def test_train_refuses_fewer_rows_than_a_batch(make_recipe):
+    with pytest.raises(InputError, match=r"^\d+ rows < batch 4096; give more data or set train.global_batch_size$"):
+        llmkit.train(make_recipe(train={"global_batch_size": 4096}))
+
+
+def test_train_leaves_no_folder_behind_where_nothing_was_started(make_recipe, tmp_path):
+    with pytest.raises(InputError):
+        llmkit.train(make_recipe(data={"path": str(tmp_path / "none.jsonl")}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_patience_ends_the_run_and_best_keeps_the_best(make_recipe):
+    recipe = make_recipe(
+        data={"eval_rows": 4},
+        optim={"lr": 3.0},
+        train={"max_steps": 40},
+        eval={"every_steps": 2, "patience": 3},
+    )
+    run = llmkit.train(recipe)
+    curve = read_curve(run.folder, "eval_loss")
+    best = min(curve, key=lambda point: point[1])
+    assert run.end == "patience"
+    assert run.step == best[0] + 6 < 40
+    assert runfolder.read_facts(run.folder / "best")["step"] == best[0]
+    assert runfolder.read_facts(run.folder / "final")["step"] == run.step
+
+
+def test_evaluation_is_the_same_for_every_micro_batch(make_recipe, tmp_path):
+    values = []
+    for micro in (1, 4, 8):
+        changes = {"data": {"eval_rows": 7}, "train": {"micro_batch_size": micro}, "model": {"dtype": "float64"}}
+        run = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / f"{micro}")))
+        values.append(run.metrics)
+    for name in ("loss", "perplexity", "bits_per_byte"):
+        assert [v[name] for v in values] == pytest.approx([values[0][name]] * 3, rel=1e-12)
+
+
+def test_second_signal_ends_the_process_at_once(make_recipe, tmp_path):
+    """The first is remembered, since the step that is being computed takes an hour here."""
+    script = """
+import os, signal, sys, time
+from llmkit.training.stopping import StopFlag
+with StopFlag() as flag:
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.01)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 143
+    process.stdout.close()
+
+
+def test_run_goes_over_num_epochs_of_the_rows(make_recipe):
+    recipe = make_recipe(train={"num_epochs": 2, "global_batch_size": 64})
+    del recipe["train"]["max_steps"]
+    parts = llmkit.build(recipe)
+    run = llmkit.train(recipe)
+    assert run.step == 2 * len(parts.train_dataset) // 64
