@@ -3,7 +3,13 @@
 import importlib
 import sys
 
-NAMES = {"decode": "benchmarks.decode", "first-token": "benchmarks.first_token", "train": "benchmarks.train"}
+NAMES = {
+    "decode": "benchmarks.decode",
+    "first-token": "benchmarks.first_token",
+    "plain": "benchmarks.plain",
+    "tokenize": "benchmarks.tokenize",
+    "train": "benchmarks.train",
+}
 
 if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
     sys.exit(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]")

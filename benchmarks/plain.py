@@ -1,9 +1,13 @@
-"""A plain training loop in the manner of nanoGPT: random windows of one token stream, fused AdamW, cosine, clipping.
+"""A plain training loop in the manner of nanoGPT, the yardstick of the loops compared with it.
 
-It trains transformers' GPT2LMHeadModel, with nothing between it and torch. The yardstick of the loops compared with it.
+Random windows of one token stream, fused AdamW, cosine, clipping, over transformers' GPT2LMHeadModel; nothing stands
+between it and torch. As a command it trains what a recipe of llmkit says (one text file, packed) and measures it on the
+same held-out tokens.
 """
 
+import argparse
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,12 +27,14 @@ def draw_batch(tokens: Tokens, size: int, length: int, generator: torch.Generato
     return {"input_ids": inputs, "labels": targets, "use_cache": False}
 
 
-def make_plain_optimizer(model: GPT2LMHeadModel, lr: float, weight_decay: float) -> torch.optim.AdamW:
+def make_plain_optimizer(
+    model: GPT2LMHeadModel, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)
+) -> torch.optim.AdamW:
     """Make AdamW with decay for matrices alone."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
 def rate(step: int, lr: float, warmup: int, steps: int) -> float:
@@ -69,11 +75,12 @@ def train_plain(
     lr: float,
     warmup: int,
     weight_decay: float,
+    betas: tuple[float, float],
     seed: int,
 ) -> Iterator[float]:
     """Train step by step; yield each loss in nats."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = make_plain_optimizer(model, lr, weight_decay)
+    optimizer = make_plain_optimizer(model, lr, weight_decay, betas)
     model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -93,3 +100,45 @@ def measure_plain(model: GPT2LMHeadModel, tokens: Tokens, length: int) -> float:
             count += ids.shape[1] - 1
     model.train()
     return nll / count
+
+
+def main(arguments: list[str]) -> None:
+    """Train what a recipe says with the plain loop, and print its held-out loss."""
+    from llmkit import read_recipe
+    from llmkit.training import building
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks plain", description=__doc__)
+    parser.add_argument("recipe")
+    parser.add_argument("keys", nargs="*", help="key=value, as for llmkit pretrain")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    plan = building.plan(read_recipe(given.recipe, given.keys))
+    recipe, length = plan.recipe, int(plan.recipe.data.max_length or 0)
+    tokens, held = _flatten(plan.parts.train_dataset), _flatten(plan.parts.eval_dataset)
+    torch.manual_seed(recipe.seed)
+    started = time.perf_counter()
+    losses = train_plain(
+        plan.parts.model,
+        tokens,
+        steps=plan.max_steps,
+        size=recipe.train.global_batch_size,
+        length=length - 1,  # so that a step has as many targets
+        lr=recipe.optim.lr,
+        warmup=recipe.schedule.num_warmup_steps,
+        weight_decay=recipe.optim.weight_decay,
+        betas=recipe.optim.betas or (0.9, 0.95),
+        seed=recipe.seed,
+    )
+    for step, loss in enumerate(losses, 1):
+        if step % 100 == 0:
+            print(f"step {step}: loss {loss:.4f}", flush=True)
+    seconds = time.perf_counter() - started
+    loss = measure_plain(plan.parts.model, held, length - 1)
+    print(f"{len(tokens):,} training tokens, {seconds:.0f} s; held-out loss {loss:.4f}")
+
+
+def _flatten(rows: Any) -> Tokens:
+    """Join rows, each of which begins with the last token of the one before."""
+    ids = [np.asarray(row["input_ids"]) for row in rows]
+    return np.concatenate([ids[0], *(row[1:] for row in ids[1:])])

@@ -7,7 +7,6 @@ and a constant learning rate; only the loops differ.
 import argparse
 import json
 import logging
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.pairing import Comparison, describe_processor
 from benchmarks.plain import make_plain_optimizer, take_plain_step
@@ -56,7 +55,7 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if given.memory_of:
             _make(given.memory_of, given, Path(folder))()
-            print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+            print(json.dumps({"peak_mb": _read_peak()}))
             return
         _compare(given, Path(folder))
 
@@ -75,7 +74,7 @@ def _compare(given: Any, folder: Path) -> None:
         f"GPT-2 {SHAPES[given.shape]}, vocabulary {given.vocab_size}, {given.batch} x {given.length} as {given.micro}s"
     )
     print(f"{given.pairs} samples of {given.steps} steps each, in turn; median of the ratios with its 95 % interval\n")
-    print("| loop | target tokens/s | llmkit is times as fast | peak MB |\n|---|---|---|---|")
+    print("| loop | target tokens/s | llmkit is times as fast | peak MiB |\n|---|---|---|---|")
     for name in WAYS:
         result = Comparison(tuple(seconds["llmkit"]), tuple(seconds[name]))
         low, high = result.interval
@@ -88,6 +87,12 @@ def _peak(name: str) -> float:
     command = [sys.executable, "-m", "benchmarks", *sys.argv[1:], "--memory-of", name]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(json.loads(out.strip().splitlines()[-1])["peak_mb"])
+
+
+def _read_peak() -> float:
+    """Read the peak memory of this process in MiB; ru_maxrss would begin with that of its parent."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def _make(name: str, given: Any, folder: Path) -> Callable[[], float]:
@@ -118,7 +123,7 @@ def _plan(given: Any, folder: Path) -> building.Plan:
         "log": {"every_steps": 10**6},
         "save": {"every_steps": 10**6},
     }
-    return building.plan(building.as_recipe(recipe), dataset=documents)
+    return building.plan(building.as_recipe(recipe, own_data=True), dataset=documents)
 
 
 def _config(given: Any) -> dict[str, Any]:
@@ -218,6 +223,7 @@ def _make_trainer(given: Any, folder: Path) -> Callable[[], float]:
                 optimizers=(parts.optimizer, parts.scheduler),
                 callbacks=[clock],
             )
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
         return clock.ended - clock.began
 

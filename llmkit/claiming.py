@@ -36,12 +36,17 @@ def claim(run: Path, *, resume: str = "never", overwrite: bool = False) -> Itera
     """
     if overwrite and resume != "never":
         raise InputError(f"overwrite starts a new run, resume {resume!r} goes on with one; expected one of the two")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(lock(run))
-        if overwrite and _holds_something(run):
-            _move_aside(run)
+    aside = None
+    try:
+        with contextlib.ExitStack() as stack:
             stack.enter_context(lock(run))
-        yield _find_start(run, resume)
+            if overwrite and _holds_something(run):
+                aside = _move_aside(run)
+                stack.enter_context(lock(run))
+            yield _find_start(run, resume)
+    finally:
+        if aside is not None and not run.exists():  # nothing was put into the new folder: the old one comes back
+            aside.rename(run)
 
 
 def _find_start(run: Path, resume: str) -> tuple[Path | None, list[str]]:
@@ -73,14 +78,16 @@ def _holds_something(run: Path) -> bool:
     return any(p.name not in NOTHING for p in run.iterdir())
 
 
-def _move_aside(run: Path) -> None:
-    whole = run.resolve()
+def _move_aside(run: Path) -> Path:
+    whole = Path(os.path.abspath(run))  # a link is moved, not what it names
     names = (whole.with_name(f"{whole.name}.old-{n}") for n in itertools.count(1))
     aside = next(path for path in names if not path.exists())
     try:
         whole.rename(aside)
     except OSError as err:
         raise InputError(f"{run} cannot be moved to {aside}: {err.strerror}") from err
+    (aside / LOCK).unlink(missing_ok=True)
+    return aside
 
 
 @contextlib.contextmanager
@@ -102,9 +109,9 @@ def lock(run: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if os.listdir(run) == [LOCK] and _is_there(run, file):
+            if _is_there(run, file):
                 (run / LOCK).unlink()
-                for folder in reversed(made):
+                for folder in reversed(made):  # those into which something was put stay
                     folder.rmdir()
         file.close()
 

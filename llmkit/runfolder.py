@@ -289,21 +289,28 @@ def append_metrics(path: Path, row: Mapping[str, object]) -> None:
         file.write(line.encode())
 
 
-def truncate_metrics(path: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl after a step, and those a crash left torn; the others keep their bytes."""
+def truncate_metrics(path: Path, step: int, *, measured: int | None = None) -> None:
+    """Drop the lines of metrics.jsonl after a step, and those a crash left torn; the others keep their bytes.
+
+    Args:
+        path: The file.
+        step: The last step whose line stays.
+        measured: The last step whose evaluation stays; unset: the same. An evaluation is a line without a rate.
+    """
     if not path.is_file():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if _is_upto(line, step)]
+    kept = [line for line in lines if _is_upto(line, step, step if measured is None else measured)]
     if kept != lines:
         _write(path, b"".join(kept), DISK)
 
 
-def _is_upto(line: bytes, step: int) -> bool:
+def _is_upto(line: bytes, step: int, measured: int) -> bool:
     if not line.endswith(b"\n"):
         return False
     try:
-        return bool(json.loads(line)["step"] <= step)
+        row = json.loads(line)
+        return bool(row["step"] <= (step if "lr" in row else measured))
     except (ValueError, TypeError, KeyError):
         return False
 

@@ -1,12 +1,12 @@
 """Kill a training with -9 at random moments, resume it, and compare it with the one that was not killed.
 
-    python tests/kill_and_resume.py [--kills 20] [--seed 0] [--without fsync|manifest|counter]
+    python tests/kill_and_resume.py [--kills 20] [--steps 12] [--seed 0] [--without fsync|manifest|counter]
 
-A run is killed once, every third of them again after its resume. After a kill, what was not yet synced to the disk is
-torn, as a loss of power would; after every fourth, one bit of the newest checkpoint is flipped too. Then the run is
-resumed to its end: its weights and its curve must be those of the run that nobody touched, bit for bit, and a
-checkpoint that stood there whole must not be lost. `--without` takes out one of the things that this rests on; the
-script must then find it out.
+A run is killed once, every second one while it saves, and every third again after its resume. After a kill, what was
+not yet synced to the disk is torn, as a loss of power would; after every fourth, one bit of the newest checkpoint is
+flipped too. Then the run is resumed to its end: its weights and its curve must be those of the run that nobody touched,
+bit for bit, and a checkpoint that stood there whole must not be lost. `--without` takes out one of the things that this
+rests on; the script must then find it out.
 """
 
 import argparse
@@ -23,8 +23,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-STEPS = 24
-
 
 def prepare(folder):
     """Import all that a run needs, once, and make its data; a run is a fork of this process."""
@@ -38,7 +36,7 @@ def prepare(folder):
     byte_level_tokenizer().save_pretrained(folder / "tokenizer")
 
 
-def recipe(folder, run):
+def recipe(folder, run, steps):
     """A small GPT-2 with dropout, accumulation, a schedule and evaluations; each step is saved."""
     from small_runs import small_recipe
 
@@ -47,14 +45,14 @@ def recipe(folder, run):
         run,
         model={"config": {"resid_pdrop": 0.1, "embd_pdrop": 0.1}},
         data={"eval_rows": 4},
-        train={"max_steps": STEPS, "global_batch_size": 4, "micro_batch_size": 2, "threads": 1},
+        train={"max_steps": steps, "global_batch_size": 4, "micro_batch_size": 2, "threads": 1},
         schedule={"name": "cosine", "num_warmup_steps": 4},
         save={"every_steps": 1, "keep": 2},
-        eval={"every_steps": 6},
+        eval={"every_steps": steps // 4},
     )
 
 
-def start(folder, run, without):
+def start(folder, run, steps, without):
     """Train or resume a run in a fork; give its process id."""
     process = os.fork()
     if process:
@@ -66,7 +64,7 @@ def start(folder, run, without):
         take_out(without)
         import llmkit
 
-        llmkit.train(recipe(folder, run), resume="auto")
+        llmkit.train(recipe(folder, run, steps), resume="auto")
         code = 0
     except BaseException as err:
         sys.stderr.write(f"the run failed: {type(err).__name__}: {err}\n")
@@ -131,10 +129,15 @@ def flip(step, draw):
     path.write_bytes(content)
 
 
-def kill(process, after):
-    """Kill a process with -9 after so many seconds; tell whether it still ran."""
+def is_saving(run):
+    """Tell whether a checkpoint is being written."""
+    return any((run / "checkpoints").glob(".tmp-step-*"))
+
+
+def kill(process, after, run=None):
+    """Kill a process with -9 after so many seconds, or in the next save after them; tell whether it still ran."""
     deadline = time.monotonic() + after
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline or (run is not None and not is_saving(run)):
         if os.waitpid(process, os.WNOHANG)[0]:
             return False
         time.sleep(0.0005)
@@ -163,32 +166,34 @@ def newest(run):
     return next(iter(steps(run)), None)
 
 
-def disturb(folder, run, draw, seconds, counts, *, again, damage, without):
+def disturb(folder, run, draw, seconds, counts, *, steps, again, damage, without):
     """Kill a run at a random moment, perhaps twice, tear and damage its folder, and resume it to its end."""
     from llmkit.runfolder import find_damage
 
-    while not kill(start(folder, run, without), draw.uniform(0.1, 1.0) * seconds) or newest(run) is None:
+    aim = run if counts["kills"] % 2 else None  # every second kill falls into a save
+    while not kill(start(folder, run, steps, without), draw.uniform(0.1, 1.0) * seconds, aim) or newest(run) is None:
         if (run / "final").exists():  # it was done before; begin anew
             return None
     for round_ in range(2 if again else 1):
         if round_:
-            if not kill(start(folder, run, without), draw.uniform(0.05, 0.5) * seconds):
+            if not kill(start(folder, run, steps, without), draw.uniform(0.05, 0.5) * seconds):
                 break
             counts["killed_again_after_resume"] += 1
-        counts["inside_save"] += any((run / "checkpoints").glob(".tmp-step-*"))
+        counts["inside_save"] += is_saving(run)
         stood = newest(run)
         tear(folder, run, draw)
         counts["lost"] += find_damage(stood) is not None
     if damage and len(list((run / "checkpoints").glob("step-*"))) > 1:
         flip(newest(run), draw)
         counts["damaged"] += 1
-    return result(run) if finish(start(folder, run, without)) else (None, None)
+    return result(run) if finish(start(folder, run, steps, without)) else (None, None)
 
 
 def main(arguments):
     """Print the counts; the exit code is 0 where all is as it must be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--without", choices=["fsync", "manifest", "counter"])
     given = parser.parse_args(arguments)
@@ -201,14 +206,22 @@ def main(arguments):
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         prepare(folder)
         began = time.monotonic()
-        assert finish(start(folder, folder / "whole", None))
+        assert finish(start(folder, folder / "whole", given.steps, None))
         seconds = time.monotonic() - began
         expected = result(folder / "whole")
         while counts["kills"] < given.kills:
             run = folder / f"run-{draw.random()}"
             i = counts["kills"]
             found = disturb(
-                folder, run, draw, seconds, counts, again=i % 3 == 0, damage=i % 4 == 0, without=given.without
+                folder,
+                run,
+                draw,
+                seconds,
+                counts,
+                again=i % 3 == 0,
+                damage=i % 4 == 0,
+                steps=given.steps,
+                without=given.without,
             )
             if found is None:
                 continue

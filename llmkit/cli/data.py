@@ -56,6 +56,8 @@ def inspect(
     """Show the first three rows as the model sees them, then what became of each document and token."""
     render.NOTES.quiet = quiet
     settled = read_recipe(recipe, keys or [])
+    import numpy as np
+
     from llmkit.data import inspecting
     from llmkit.training import building
 
@@ -63,7 +65,7 @@ def inspect(
     train, collate = plan.data.train, plan.parts.data_collator
     num_rows = min(3, train.num_rows or 3)
     rows = [train[position] for position in range(num_rows)]
-    labels = collate(rows)["labels"].numpy()
+    labels = np.asarray(collate(rows)["labels"])
     packed = f"packed, documents apart by {collate.isolation}" if collate.isolation else "one document a row"
     render.write(f"max_length {plan.recipe.data.max_length}, {packed}\n{inspecting.LEGEND}\n\n")
     for position, row in enumerate(rows):

@@ -46,7 +46,7 @@ def pretrain(
     from llmkit.training.running import train
     from llmkit.training.stopping import Interrupted
 
-    line = render.Line(quiet=quiet)
+    line = render.NOTES.line = render.Line(quiet=quiet)
     try:
         run = train(
             settled,
@@ -62,7 +62,8 @@ def pretrain(
         raise typer.Exit(stop.exit_code) from None
     finally:
         line.close()
-    render.write(f"{run.folder}\n")
+        render.NOTES.line = None
+    render.write(f"{run.path}\n")
 
 
 def _describe(progress: "Progress") -> str:

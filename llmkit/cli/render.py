@@ -17,6 +17,7 @@ class Notes(logging.Handler):
         super().__init__(logging.INFO)
         self.quiet = False
         self.at_once = False
+        self.line: Line | None = None  # a line of progress that a note must not be glued to
         self._kept: list[str] = []
         self._seen: set[str] = set()
 
@@ -39,6 +40,8 @@ class Notes(logging.Handler):
         """Show the notes kept so far."""
         kept, self._kept = self._kept, []
         if kept and not self.quiet:
+            if self.line is not None:
+                self.line.close()
             say("note", "; ".join(kept))
 
 

@@ -41,8 +41,9 @@ def resume_recipe(given: Recipe, kept: Recipe) -> Recipe:
                 values["train"] |= {"max_steps": None, "num_epochs": None}
             keys.put(values, key, value)
         elif not _agree(value, before):
+            inner, value, before = _narrow(key, value, before)
             sentence = f"{_show(value)} is not {_show(before)}, with which the run began"
-            problems.append(Problem(_place(given, key), key, sentence))
+            problems.append(Problem(_place(given, key), inner, sentence))
     refuse(given.file, problems, (given.file, COMMAND_LINE))
     joined = Recipe.model_validate(values)
     for breach in find_breaches(joined, own_data=True):
@@ -65,6 +66,18 @@ def _agree(given: Any, kept: Any) -> bool:
     if isinstance(given, dict) and isinstance(kept, dict):
         return all(value is None or _agree(value, kept.get(key)) for key, value in given.items())
     return bool(given == kept)
+
+
+def _narrow(key: str, given: Any, kept: Any) -> tuple[str, Any, Any]:
+    """Find the first place within two values where they differ."""
+    if isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(given, kept, strict=True))]
+    elif isinstance(given, dict) and isinstance(kept, dict):
+        pairs = [(name, value, kept.get(name)) for name, value in given.items() if value is not None]
+    else:
+        return key, given, kept
+    inner = next((pair for pair in pairs if not _agree(pair[1], pair[2])), None)
+    return (key, given, kept) if inner is None else _narrow(f"{key}.{inner[0]}", inner[1], inner[2])
 
 
 def _show(value: Any) -> str:

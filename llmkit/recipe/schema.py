@@ -192,7 +192,9 @@ class LogSpec(Section):
 
     every_steps: Count = Field(default=10, description="Steps between logged steps.")
     to: list[Literal["jsonl", "tensorboard"]] = Field(
-        default=["jsonl"], min_length=1, description="Where: metrics.jsonl, and trackers of accelerate."
+        default=["jsonl"],
+        min_length=1,
+        description="Where: metrics.jsonl, which is always written, and trackers of accelerate.",
     )
 
 

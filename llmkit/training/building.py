@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +20,14 @@ from llmkit.errors import InputError
 from llmkit.recipe.reading import read_recipe
 from llmkit.recipe.schema import Recipe
 from llmkit.training import models, optim
-from llmkit.training.objectives import OBJECTIVES, Objective
+from llmkit.training.objectives import OBJECTIVES, Loss, Objective
+
+if TYPE_CHECKING:
+    from torch.optim.lr_scheduler import LRScheduler
+    from torch.utils.data import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from llmkit.data.order import Row
 
 logger = logging.getLogger("llmkit")
 
@@ -29,18 +36,19 @@ logger = logging.getLogger("llmkit")
 class Parts:
     """Holds the parts of a run: transformers', torch's and datasets' own objects.
 
-    `loss(outputs, labels, num_items_in_batch)` has the form of transformers.Trainer's `compute_loss_func`; there,
-    `remove_unused_columns=False` is needed, since the collator keeps documents apart by a column of its own.
+    `loss(model, batch, num_targets)` sums over a batch of what `data_collator` gives and divides by the targets of the
+    whole step. Under transformers.Trainer it is what compute_loss returns; `remove_unused_columns=False` is needed
+    there, since the collator keeps documents apart by a column of its own.
     """
 
-    model: Any
-    tokenizer: Any
-    train_dataset: Any
-    eval_dataset: Any
-    data_collator: Any
-    loss: Any
-    optimizer: Any
-    scheduler: Any
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    train_dataset: "Dataset[Row]"
+    eval_dataset: "Dataset[Row] | None"
+    data_collator: Collator
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    scheduler: "LRScheduler"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +63,7 @@ class Plan:
 
 
 def build(
-    recipe: Recipe | str | PathLike[str] | Mapping[str, Any], *, dataset: Any = None, eval_dataset: Any = None
+    recipe: Recipe | str | PathLike[str] | Mapping[str, object], *, dataset: object = None, eval_dataset: object = None
 ) -> Parts:
     """Build the parts of a run for a loop of your own.
 
@@ -67,10 +75,11 @@ def build(
     Raises:
         InputError: The recipe, the data or the checkpoint must be mended.
     """
-    return plan(as_recipe(recipe, own_data=dataset is not None), dataset=dataset, eval_dataset=eval_dataset).parts
+    own_data = dataset is not None or eval_dataset is not None
+    return plan(as_recipe(recipe, own_data=own_data), dataset=dataset, eval_dataset=eval_dataset).parts
 
 
-def as_recipe(recipe: Recipe | str | PathLike[str] | Mapping[str, Any], *, own_data: bool = False) -> Recipe:
+def as_recipe(recipe: Recipe | str | PathLike[str] | Mapping[str, object], *, own_data: bool = False) -> Recipe:
     """Take a recipe as it is, and read anything else; where the caller brings the data, it need not name any."""
     return recipe if isinstance(recipe, Recipe) else read_recipe(recipe, own_data=own_data)
 
@@ -82,6 +91,9 @@ def check(recipe: Recipe) -> None:
         InputError: A config key, an optimizer, a schedule, an encoding or a tracker is refused; all problems at once.
     """
     problems = models.check_config(recipe.model.config) if recipe.model.config is not None else []
+    problems += [
+        f"model.kwargs.{key}: llmkit sets it itself" for key in recipe.model.kwargs if key in models.OWN_KWARGS
+    ]
     try:
         optim.check_optim(recipe.optim, recipe.schedule, recipe.train.max_steps or 1000)
     except InputError as err:
@@ -118,7 +130,7 @@ def refuse(recipe: Recipe, problems: list[str]) -> None:
     raise InputError(f"{recipe.file} has {len(placed)} problems", details=tuple(placed))
 
 
-def plan(recipe: Recipe, *, dataset: Any = None, eval_dataset: Any = None, num_processes: int = 1) -> Plan:
+def plan(recipe: Recipe, *, dataset: object = None, eval_dataset: object = None, num_processes: int = 1) -> Plan:
     """Build all that a run needs, on the CPU, and settle every value that the recipe leaves open.
 
     Raises:
@@ -130,6 +142,7 @@ def plan(recipe: Recipe, *, dataset: Any = None, eval_dataset: Any = None, num_p
     objective = OBJECTIVES[recipe.objective]
     tokenizer = models.read_tokenizer(_name_tokenizer(recipe))
     model = models.make_model(recipe.model, tokenizer, task=objective.task, seed=recipe.seed)
+    _check_model(recipe, model)
     recipe, isolation = _settle(recipe, model, num_processes)
     _check_prompts(recipe, tokenizer, models.find_context(model))
     data = prepare(
@@ -140,6 +153,8 @@ def plan(recipe: Recipe, *, dataset: Any = None, eval_dataset: Any = None, num_p
         dataset=dataset,
         eval_dataset=eval_dataset,
     )
+    if data.evaluation is None:
+        _check_unmeasured(recipe)
     max_steps = _count_steps(recipe, data.train.num_rows)
     optimizer = optim.make_optimizer(recipe.optim, model)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -166,6 +181,23 @@ def _name_tokenizer(recipe: Recipe) -> str:
     return found
 
 
+def _check_model(recipe: Recipe, model: Any) -> None:
+    """Refuse a model that sees the tokens it should predict, or that cannot compute activations again."""
+    kind = model.config.model_type
+    if models.sees_ahead(model):
+        refuse(recipe, [f"model: {kind} sees the tokens it should predict; a config may need is_decoder: true"])
+    if recipe.train.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        refuse(recipe, [f"train.gradient_checkpointing: {kind} cannot do it"])
+
+
+def _check_unmeasured(recipe: Recipe) -> None:
+    """Refuse keys that would do nothing, as there is nothing to evaluate on."""
+    keys = ["eval.num_batches", "eval.patience", *([] if recipe.eval.generate else ["eval.every_steps"])]
+    idle = [key for key in keys if getattr(recipe.eval, key.partition(".")[2]) is not None]
+    if idle:
+        refuse(recipe, [f"{key}: there are no evaluation data" for key in idle])
+
+
 def _settle(recipe: Recipe, model: Any, num_processes: int) -> tuple[Recipe, Any]:
     """Settle what follows from the model and the machine; find how the model keeps packed documents apart."""
     context = models.find_context(model)
@@ -188,6 +220,7 @@ def _settle(recipe: Recipe, model: Any, num_processes: int) -> tuple[Recipe, Any
             "pack": isolation is not None,
             "on_long": recipe.data.on_long or "split",
         },
+        "optim": {"betas": optim.settle_betas(recipe.optim)},
         "train": {
             "micro_batch_size": _settle_micro(recipe, num_processes),
             "mixed_precision": recipe.train.mixed_precision or ("no" if precise else "bf16"),
@@ -229,4 +262,8 @@ def _count_steps(recipe: Recipe, num_rows: int | None) -> int:
         return recipe.train.max_steps
     if num_rows is None:
         raise InputError("train.num_epochs: a stream states no length; set train.max_steps")
-    return num_rows * int(recipe.train.num_epochs or 1) // batch
+    steps = num_rows * int(recipe.train.num_epochs or 1) // batch
+    warmup = recipe.schedule.num_warmup_steps
+    if warmup > steps:
+        refuse(recipe, [f"schedule.num_warmup_steps: {warmup} exceeds the {steps} steps of train.num_epochs"])
+    return steps

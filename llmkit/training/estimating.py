@@ -49,7 +49,7 @@ def find_peak(device: torch.device, mixed_precision: str) -> float:
         known = next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
         if known is not None:
             return known
-    size, repeats = 1024, 3
+    size, repeats = (512 if device.type == "cpu" else 4096), 3
     dtype = torch.bfloat16 if mixed_precision == "bf16" else torch.float32
     square = torch.ones(size, size, device=device, dtype=dtype)
     square @ square

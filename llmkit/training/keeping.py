@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -9,9 +10,11 @@ import torch
 
 from llmkit.errors import RunError
 from llmkit.training import measuring, saving
-from llmkit.training.session import Session
+from llmkit.training.session import Session, describe_saved
 
 logger = logging.getLogger("llmkit")
+
+End = Literal["done", "signal", "time", "patience"]
 
 
 def is_due(s: Session) -> bool:
@@ -41,14 +44,22 @@ def _is_multiple(s: Session, every_steps: int | None) -> bool:
     return every_steps is not None and s.state.step % every_steps == 0
 
 
-def catch_up(s: Session) -> None:
-    """Do the evaluation that a signal kept from being done at the step that the run goes on from."""
-    if s.state.step and _is_time_to_measure(s) and evaluate(s):
+def catch_up(s: Session) -> End | None:
+    """Do what an interruption left undone at the step that the run goes on from; say why it ends here, if it does."""
+    if s.state.step and _is_time_to_measure(s):
+        if not evaluate(s):
+            return "signal"
         s.saved = None
         save(s)
+    return "patience" if _is_out_of_patience(s) and not _is_last(s) else None
 
 
-def measure_and_save(s: Session) -> Literal["done", "signal", "time", "patience"] | None:
+def _is_out_of_patience(s: Session) -> bool:
+    patience = s.plan.recipe.eval.patience
+    return patience is not None and s.state.measured == s.state.step and s.state.without_better >= patience
+
+
+def measure_and_save(s: Session) -> End | None:
     """Evaluate and save where it is due; say why the run ends here, if it does.
 
     Raises:
@@ -57,11 +68,10 @@ def measure_and_save(s: Session) -> Literal["done", "signal", "time", "patience"
     if _is_time_to_measure(s) and not evaluate(s):
         save(s)
         return "signal"
-    patience = s.plan.recipe.eval.patience
-    end: Literal["done", "time", "patience"] | None = None
+    end: End | None = None
     if _is_last(s):
         end = "done"
-    elif patience is not None and s.state.without_better >= patience:
+    elif _is_out_of_patience(s):
         end = "patience"
     elif _is_out_of_time(s):
         end = "time"
@@ -76,6 +86,7 @@ def evaluate(s: Session) -> bool:
     Returns:
         False where a signal came before it was done; it is done again when the run goes on.
     """
+    _check_finite(s)
     recipe, dataset = s.plan.recipe, s.plan.parts.eval_dataset
     measured: dict[str, float] = {}
     s.model.eval()
@@ -84,13 +95,15 @@ def evaluate(s: Session) -> bool:
     s.model.train()
     if s.flag.number and s.accelerator.num_processes == 1:
         return False
+    if not all(map(math.isfinite, measured.values())):
+        raise RunError(f"the evaluation at step {s.state.step} gave a loss that is not finite; {describe_saved(s)}")
     samples = []
     if s.accelerator.is_main_process:
         samples = measuring.sample_texts(s.plain_model, s.plan.parts.tokenizer, recipe.eval.generate, recipe.seed)
-    s.metrics = {name: value for name, value in measured.items() if name in recipe.eval.metrics}
-    s.tracker.log_evaluation(s.state.step, s.metrics, samples)
-    if s.metrics:
-        numbers = ", ".join(f"{name} {value:.4f}" for name, value in s.metrics.items())
+    s.state.metrics = {name: value for name, value in measured.items() if name in recipe.eval.metrics}
+    s.tracker.log_evaluation(s.state.step, s.state.metrics, samples)
+    if s.state.metrics:
+        numbers = ", ".join(f"{name} {value:.4f}" for name, value in s.state.metrics.items())
         logger.info(f"step {s.state.step} evaluated: {numbers}")
     s.state.measured = s.state.step
     if measured:
@@ -101,6 +114,8 @@ def evaluate(s: Session) -> bool:
 def _read_evaluation(s: Session) -> Iterator[dict[str, Any]]:
     """Read the held-out rows in order, each batch by one of the processes, none twice; a signal ends it."""
     micro, rows = int(s.plan.recipe.train.micro_batch_size or 1), s.plan.parts.eval_dataset
+    if rows is None:
+        return
     starts = range(0, len(rows), micro)[: s.plan.recipe.eval.num_batches]
     for first in starts[s.accelerator.process_index :: s.accelerator.num_processes]:
         if s.flag.number and s.accelerator.num_processes == 1:
@@ -145,26 +160,21 @@ def _check_finite(s: Session) -> None:
         return
     broken = next((n for n, p in s.plain_model.named_parameters() if not torch.isfinite(p).all()), None)
     if broken is not None:
-        intact = "no checkpoint was written" if s.saved is None else f"step {s.saved} is intact"
-        raise RunError(f"the weight {broken} is not finite after step {s.state.step}; {intact}")
+        raise RunError(f"the weight {broken} is not finite after step {s.state.step}; {describe_saved(s)}")
 
 
-def keep_model(s: Session, part: str) -> None:
+def keep_model(s: Session, part: str, **facts: object) -> None:
     """Write the model as it stands to best/ or final/, with what a user of it must know in llmkit.json.
 
     Raises:
         RunError: The disk is full.
     """
-    recipe = s.plan.recipe
-    facts = {
+    known = {
         "task": s.plan.objective.task,
-        "max_length": recipe.data.max_length,
+        "max_length": s.plan.recipe.data.max_length,
         "step": s.state.step,
-        "max_steps": s.plan.max_steps,
-        "num_epochs": recipe.train.num_epochs,
-        **({"metrics": s.metrics} if s.metrics else {}),
+        "metrics": s.state.metrics,
     }
-    saving.save_checkpoint(
-        s.folder / part, s.plain_model, s.plan.parts.tokenizer, facts, is_main=s.accelerator.is_main_process
-    )
+    tokenizer, is_main = s.plan.parts.tokenizer, s.accelerator.is_main_process
+    saving.save_checkpoint(s.folder / part, s.plain_model, tokenizer, {**known, **facts}, is_main=is_main)
     s.accelerator.wait_for_everyone()

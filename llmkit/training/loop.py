@@ -10,30 +10,31 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from llmkit import runtime
-from llmkit.errors import RunError
+from llmkit.errors import LlmkitError, RunError
 from llmkit.training import keeping, optim
-from llmkit.training.session import Outcome, Session
+from llmkit.training.session import Outcome, Session, describe_saved
 
 logger = logging.getLogger("llmkit")
 
 MAX_SKIPPED = 3  # steps in a row that may change nothing
-End = Literal["done", "signal", "time", "patience"]
 
 
-def run_steps(s: Session) -> End:
+def run_steps(s: Session) -> keeping.End:
     """Train until the last step, a signal, the last second or the end of patience; say which it was.
 
     Raises:
         RunError: The loss or the gradient was not finite in more than three steps in a row, or the disk is full.
     """
     s.model.train()
-    keeping.catch_up(s)
+    end = keeping.catch_up(s)
+    if end is not None:
+        return end
     steps, pending, started = read_steps(s), None, time.perf_counter()
     while s.state.step < s.plan.max_steps:
         outcome = None if _is_stopped(s) else take_step(s, next(steps), pending)
@@ -74,7 +75,12 @@ def read_steps(s: Session) -> Iterator[list[dict[str, Any]]]:
     )
     batches = iter(loader)
     for _ in range(s.state.step, s.plan.max_steps):
-        yield [next(batches) for _ in range(accumulation)]
+        try:
+            micro_batches = [next(batches) for _ in range(accumulation)]
+        except LlmkitError as err:  # a row of a stream; from a worker it comes with a traceback before its sentence
+            sentence = str(err).strip().rpartition(f"{type(err).__name__}: ")[2]
+            raise RunError(f"{sentence}; {describe_saved(s)}") from err
+        yield micro_batches
 
 
 def _is_stopped(s: Session) -> bool:
@@ -115,10 +121,11 @@ def take_step(s: Session, batches: list[dict[str, Any]], previous: Outcome | Non
 
 def _update(optimizer: torch.optim.Optimizer, broken: torch.Tensor) -> None:
     """Update the weights, unless the loss or the gradient is not finite."""
-    if optimizer.defaults.get("fused"):
+    if optim.skips_on_device(optimizer):
         # the fused kernels read this flag on the device and leave weights and moments as they are
         optimizer.found_inf = broken.float()
         optimizer.step()
+        del optimizer.found_inf
     elif not bool(broken):
         optimizer.step()
     optimizer.zero_grad()
@@ -158,12 +165,14 @@ def settle(s: Session, outcome: Outcome | None, *, reduced: bool = False) -> Non
 
 def _report_skipped(s: Session, step: int, what: str) -> None:
     size, skipped = s.plan.recipe.train.global_batch_size, s.state.skipped
-    rows = f"rows {(step - skipped) * size} to {step * size - 1}, from {s.plan.data.train.where((step - 1) * size)}"
+    rows, train = f"rows {(step - skipped) * size} to {step * size - 1}", s.plan.data.train
+    if train.num_rows is not None:  # a stream would be read again for the name
+        rows += f", the last from {train.where((step - 1) * size)}"
     if skipped <= MAX_SKIPPED:
         logger.info(f"step {step} changed nothing, its {what} is not finite ({rows})")
         return
-    intact = "no checkpoint was written" if s.saved is None else f"step {s.saved} is intact"
     raise RunError(
-        f"the {what} was not finite in {skipped} steps in a row, {step - skipped + 1} to {step} ({rows}); {intact}",
+        f"the {what} was not finite in {skipped} steps in a row, {step - skipped + 1} to {step} ({rows}); "
+        f"{describe_saved(s)}",
         hint="a smaller optim.lr or train.max_grad_norm, or train.mixed_precision=no",
     )

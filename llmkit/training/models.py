@@ -18,6 +18,19 @@ from llmkit.recipe.schema import ModelSpec
 
 # config key -> the attribute of a tokenizer that decides it
 SPECIAL_IDS = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "pad_token_id"}
+# arguments of from_pretrained that stand elsewhere in a recipe, or that loading decides
+OWN_KWARGS = {
+    "attn_implementation",
+    "config",
+    "dtype",
+    "local_files_only",
+    "output_loading_info",
+    "revision",
+    "return_unused_kwargs",
+    "torch_dtype",
+    "trust_remote_code",
+    "use_safetensors",
+}
 # older names of keys that configs with rotary positions still take
 ROTARY_KEYS = {"rope_theta", "rope_scaling"}
 
@@ -118,6 +131,20 @@ def find_context(model: Any) -> int | None:
     """Find the longest sequence, in tokens, that a model has positions for; None where it knows no bound."""
     length = getattr(model.config, "max_position_embeddings", None)
     return int(length) if isinstance(length, int) and length > 0 else None
+
+
+def sees_ahead(model: Any) -> bool:
+    """Tell whether a later token changes what a model says of an earlier one, as in BERT without is_decoder."""
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(4, device=model.device)[None] % size
+    other = ids.clone()
+    other[0, -1] = (ids[0, -1] + 1) % size
+    training = model.training
+    model.eval()
+    with torch.no_grad(), runtime.quiet():
+        difference = (model(input_ids=ids).logits - model(input_ids=other).logits)[0].double()
+    model.train(training)
+    return bool(difference[0].norm() > 1e-5 * difference[-1].norm())
 
 
 def _join_lines(err: BaseException) -> str:

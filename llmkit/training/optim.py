@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from llmkit.recipe.schema import OptimSpec, ScheduleSpec
 OWN_ARGUMENTS = ("params", "lr", "weight_decay", "betas")
 # each of these chooses an implementation; where none is given, the fused one is taken
 IMPLEMENTATIONS = ("fused", "foreach", "capturable", "differentiable")
+# fused SGD takes memory that nobody filled for a momentum where its first step is skipped (torch 2.13)
+FUSED = ("Adam", "AdamW")
 BETAS = (0.9, 0.95)
 
 
@@ -49,6 +52,16 @@ def find_class(spec: OptimSpec) -> type[torch.optim.Optimizer]:
     return kind
 
 
+def settle_betas(spec: OptimSpec) -> tuple[float, float] | None:
+    """Settle the betas of a class that takes them."""
+    return spec.betas or (BETAS if "betas" in inspect.signature(find_class(spec)).parameters else None)
+
+
+def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether an optimizer's step reads a flag on the device that keeps it from changing anything."""
+    return type(optimizer).__name__ in FUSED and bool(optimizer.defaults.get("fused"))
+
+
 def make_optimizer(spec: OptimSpec, model: torch.nn.Module) -> torch.optim.Optimizer:
     """Make the optimizer of a model, with decay for weight matrices and none for biases, norms and other vectors.
 
@@ -61,10 +74,10 @@ def make_optimizer(spec: OptimSpec, model: torch.nn.Module) -> torch.optim.Optim
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    takes, arguments = inspect.signature(kind).parameters, dict(spec.kwargs)
-    if "betas" in takes:
-        arguments["betas"] = tuple(spec.betas or BETAS)
-    if "fused" in takes and not any(name in arguments for name in IMPLEMENTATIONS):
+    betas, arguments = settle_betas(spec), dict(spec.kwargs)
+    if betas is not None:
+        arguments["betas"] = tuple(betas)
+    if spec.name in FUSED and not any(name in arguments for name in IMPLEMENTATIONS):
         arguments["fused"] = True
     try:
         return kind([g for g in groups if g["params"]], lr=spec.lr, **arguments)
@@ -78,6 +91,8 @@ def make_schedule(spec: ScheduleSpec, optimizer: torch.optim.Optimizer, num_step
     Raises:
         InputError: transformers.get_scheduler refuses its arguments.
     """
+    if spec.kwargs and spec.name in ("constant", "constant_with_warmup"):
+        raise InputError(f"schedule.kwargs: {spec.name!r} takes none, got {', '.join(spec.kwargs)}")
     try:
         return get_scheduler(
             spec.name,
@@ -100,18 +115,25 @@ def set_step(schedule: Any, step: int) -> None:
 
 
 def check_optim(spec: OptimSpec, schedule: ScheduleSpec, num_steps: int) -> None:
-    """Have torch and transformers check the optimizer and the schedule on a model of one value.
+    """Have torch and transformers check the optimizer and the schedule: they take a step with a model of one value.
 
     Raises:
         InputError: One of them refuses.
     """
-    optimizer = make_optimizer(spec, torch.nn.Linear(1, 1))
+    model = torch.nn.Linear(1, 1)
+    optimizer = make_optimizer(spec, model)
     made = make_schedule(schedule, optimizer, num_steps)
     try:
-        for step in (0, num_steps):
-            made.lr_lambdas[0](step)
+        rates = [float(made.lr_lambdas[0](step)) for step in (0, num_steps // 2, num_steps)]
     except (TypeError, ValueError, ZeroDivisionError) as err:
         raise InputError(f"schedule: {schedule.name!r} cannot be computed: {_first_line(err)}") from err
+    if not all(map(math.isfinite, rates)):
+        raise InputError(f"schedule: {schedule.name!r} gives a rate that is not finite")
+    try:
+        model(torch.ones(1, 1)).sum().backward()
+        optimizer.step()
+    except (TypeError, ValueError, RuntimeError, AssertionError) as err:
+        raise InputError(f"optim: torch.optim.{spec.name} cannot take a step: {_first_line(err)}") from err
 
 
 def _first_line(err: Exception) -> str:

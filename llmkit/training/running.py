@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmkit import runfolder
 from llmkit.claiming import claim
@@ -25,23 +25,23 @@ logger = logging.getLogger("llmkit")
 class Run:
     """Says where a run lies and how far it came; it stands wherever a checkpoint does.
 
-    `metrics` are those of the last evaluation; `end` says why it ended: done, time (paused) or patience.
+    `finished` is False where it was paused; `metrics` are those of the last evaluation.
     """
 
-    folder: Path
+    path: Path
     step: int
-    end: str
-    metrics: dict[str, float] = field(default_factory=dict)
+    finished: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __fspath__(self) -> str:
-        return os.fspath(self.folder)
+        return os.fspath(self.path)
 
 
 def train(
-    recipe: Recipe | str | os.PathLike[str] | Mapping[str, Any],
+    recipe: Recipe | str | os.PathLike[str] | Mapping[str, object],
     *,
-    dataset: Any = None,
-    eval_dataset: Any = None,
+    dataset: object = None,
+    eval_dataset: object = None,
     resume: str = "never",
     overwrite: bool = False,
     max_seconds: float | None = None,
@@ -67,7 +67,7 @@ def train(
         Interrupted: A signal came; the run was saved.
     """
     if not isinstance(recipe, Recipe):
-        recipe = read_recipe(recipe, own_data=dataset is not None)
+        recipe = read_recipe(recipe, own_data=dataset is not None or eval_dataset is not None)
     if max_seconds is not None and not max_seconds > 0:
         raise InputError(f"max_seconds out of range, got {max_seconds}; expected a number above 0")
     folder = Path(recipe.output_dir or Path("runs") / recipe.name)
@@ -76,10 +76,9 @@ def train(
             logger.info(sentence)
         if start is not None:
             recipe = resume_recipe(recipe, read_recipe(folder / "recipe.yaml", own_data=True))
-            finished = _find_end(folder, recipe)
-            if finished is not None:
-                logger.info(f"{folder} is finished at step {finished}; a greater train.max_steps goes on")
-                return Run(folder, finished, "done")
+            ended = _find_end(folder, recipe) if resume in ("auto", "must") else None
+            if ended is not None:
+                return ended
         from llmkit.training import starting
 
         return starting.train_in(
@@ -94,12 +93,18 @@ def train(
         )
 
 
-def _find_end(folder: Path, recipe: Recipe) -> int | None:
-    """Find the step at which a run ended, unless the recipe now asks for more."""
+def _find_end(folder: Path, recipe: Recipe) -> Run | None:
+    """Find how a run ended, unless the recipe now asks for more."""
     if not (folder / "final").is_dir():
         return None
     facts = runfolder.read_facts(folder / "final")
+    step, metrics = facts.get("step"), facts.get("metrics")
     key = "num_epochs" if recipe.train.max_steps is None else "max_steps"
     wanted, had = getattr(recipe.train, key), facts.get(key)
-    step = facts.get("step")
-    return step if isinstance(step, int) and isinstance(had, int) and wanted <= had else None
+    if not isinstance(step, int) or not isinstance(had, int) or wanted > had:
+        return None
+    if facts.get("end") == "patience" and facts.get("patience") != recipe.eval.patience:
+        return None
+    more = "a greater eval.patience" if facts.get("end") == "patience" else f"a greater train.{key}"
+    logger.info(f"{folder} is finished at step {step}; {more} goes on")
+    return Run(folder, step, True, metrics if isinstance(metrics, dict) else {})

@@ -18,9 +18,10 @@ from llmkit.training.tracking import Tracker
 class State:
     """Counts how far a run is; each checkpoint keeps it.
 
-    The next row to read has the position `step * global_batch_size`. `tokens` are targets trained on, `seconds` those
-    spent; `best` is the best value of eval.best_metric, `without_better` the evaluations since, `measured` the step of
-    the last one; `skipped` are the steps in a row that changed nothing because a number was not finite.
+    The next row to read has the position `step * global_batch_size`. `tokens` are the targets of all steps, `seconds`
+    those spent; `best` is the best value of eval.best_metric, `without_better` the evaluations since, `measured` the
+    step of the last one and `metrics` what it gave; `skipped` are the steps in a row that changed nothing because a
+    number was not finite.
     """
 
     step: int = 0
@@ -30,6 +31,7 @@ class State:
     best_step: int = 0
     without_better: int = 0
     measured: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
 
 
@@ -61,7 +63,6 @@ class Session:
     identity: dict[str, Any]  # what a checkpoint records of the data and the machine
     state: State = field(default_factory=State)
     saved: int | None = None  # the newest checkpoint
-    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
 
     @functools.cached_property
     def num_bytes(self) -> torch.Tensor:
@@ -83,13 +84,16 @@ class Session:
     def compute_loss(self, batch: dict[str, Any], num_targets: torch.Tensor | int) -> torch.Tensor:
         """Compute the loss of a batch: its nats over the number of targets given."""
         device = self.accelerator.device
-        inputs = {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
-        labels = inputs.pop("labels")
+        moved = {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
         low = self.plan.recipe.train.mixed_precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            outputs = self.model(**inputs)
-        return self.plan.objective.loss(outputs, labels, num_targets)
+            return self.plan.objective.loss(self.model, moved, num_targets)
 
     def measure(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the summed nats of a batch, Shape: (), and list its targets, Shape: (targets,)."""
         return self.compute_loss(batch, 1), self.plan.objective.targets(batch["labels"])
+
+
+def describe_saved(s: Session) -> str:
+    """Say which checkpoint a run that fails leaves behind."""
+    return "no checkpoint was written" if s.saved is None else f"step {s.saved} is intact"

@@ -27,8 +27,8 @@ def train_in(
     recipe: Recipe,
     start: Path | None,
     *,
-    dataset: Any,
-    eval_dataset: Any,
+    dataset: object,
+    eval_dataset: object,
     max_seconds: float | None,
     accelerator: Accelerator | None,
     watch: Callable[[Progress], None] | None,
@@ -61,8 +61,10 @@ def train_in(
         if end == "time":
             logger.info(f"paused at step {s.state.step} of {plan.max_steps}")
         else:
-            keeping.keep_model(s, "final")
-    return Run(folder, s.state.step, end, s.metrics)
+            train = plan.recipe.train
+            length = {"max_steps": plan.max_steps, "num_epochs": train.num_epochs}
+            keeping.keep_model(s, "final", **length, end=end, patience=plan.recipe.eval.patience)
+    return Run(folder, s.state.step, end != "time", s.state.metrics)
 
 
 def _make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
@@ -104,8 +106,10 @@ def _open_session(
     # schedule once for each process.
     prepared = accelerator.prepare(model)
     precision = str(train.mixed_precision)
-    share = estimating.count_flops(model, int(plan.recipe.data.max_length or 0))
-    share /= estimating.find_peak(accelerator.device, precision) * accelerator.num_processes
+    share = 0.0
+    if watch is not None:
+        share = estimating.count_flops(model, int(plan.recipe.data.max_length or 0))
+        share /= estimating.find_peak(accelerator.device, precision) * accelerator.num_processes
     identity = {
         "data": plan.data.fingerprint,
         "threads": torch.get_num_threads(),
@@ -141,6 +145,8 @@ def _restore(s: Session, start: Path) -> None:
         raise InputError(f"the data have changed since {start} was written; expected the same files and options")
     s.state = State(**kept["state"])
     s.saved = s.state.step
+    if s.state.step > s.plan.max_steps:
+        raise InputError(f"train.max_steps: the run is at step {s.state.step} already, got {s.plan.max_steps}")
     before = s.plan.parts.optimizer.param_groups[0]["lr"]
     optim.set_step(s.plan.parts.scheduler, s.state.step)
     after = s.plan.parts.optimizer.param_groups[0]["lr"]
@@ -158,12 +164,12 @@ def _write_facts(s: Session) -> None:
     recipe = s.plan.recipe.model_copy(update={"output_dir": str(s.folder)})
     runfolder.write_text(s.folder / "recipe.yaml", dump_recipe(recipe))
     environment = {
-        **runtime.describe_environment(),
+        **s.identity["versions"],
         "device": str(s.accelerator.device),
         "threads": torch.get_num_threads(),
         "num_processes": s.accelerator.num_processes,
     }
     text = json.dumps(environment, indent=2, ensure_ascii=False) + "\n"
     runfolder.write_text(s.folder / "environment.json", text)
-    runfolder.truncate_metrics(s.folder / "metrics.jsonl", s.state.step)
-    s.accelerator.init_trackers(s.folder.name)
+    runfolder.truncate_metrics(s.folder / "metrics.jsonl", s.state.step, measured=s.state.measured)
+    s.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": s.state.step + 1}})

@@ -1,5 +1,6 @@
 """The command as a process: what it imports, how it ends, what reaches stderr."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -9,7 +10,17 @@ import time
 import pytest
 
 LLMKIT = [sys.executable, "-m", "llmkit"]
-COMMANDS = [(), ("generate",), ("chat",), ("doctor",), ("export",), ("export", "safetensors")]
+COMMANDS = [
+    (),
+    ("generate",),
+    ("chat",),
+    ("pretrain",),
+    ("recipes",),
+    ("data",),
+    ("doctor",),
+    ("export",),
+    ("export", "safetensors"),
+]
 
 
 def run(*arguments, **settings):
@@ -90,7 +101,8 @@ def test_a_closed_pipe_ends_quietly(make_checkpoint):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_with_its_exit_code(make_checkpoint, number, code):
     command = [*LLMKIT, "chat", "-m", str(make_checkpoint("bloom")), "--seed", "1", "hi"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job begins deaf to it
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed) as process:
         process.stdout.read(1)  # it is talking, and a model without a context would not soon end
         time.sleep(0.1)
         process.send_signal(number)

@@ -90,7 +90,7 @@ def test_what_is_not_given_is_as_it_was(resume):
 def test_sources_agree_where_the_run_settled_more(resume):
     began = ["data.mix=[{path: a, weight: 1.0}, {path: b, weight: 2.0}]"]
     assert resume(began, ["data.mix=[{path: a}, {path: b}]"]).data.mix[1].weight == 2.0
-    with pytest.raises(InputError, match=r"command line: data\.mix: a mapping, a mapping is not"):
+    with pytest.raises(InputError, match=r"command line: data\.mix\.1\.path: 'c' is not 'b', with which"):
         resume(began, ["data.mix=[{path: a}, {path: c}]"])
 
 

@@ -93,6 +93,9 @@ def test_parts_under_transformers_trainer_give_the_curve_of_this_loop(make_recip
         def _get_train_sampler(self, *args):
             return torch.utils.data.SequentialSampler(range(48))
 
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return parts.loss(model, inputs, num_items_in_batch)
+
     rows = [plan.data.train[i] for i in range(48)]
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "trainer"),
@@ -114,14 +117,13 @@ def test_parts_under_transformers_trainer_give_the_curve_of_this_loop(make_recip
         args=arguments,
         train_dataset=rows,
         data_collator=parts.data_collator,
-        compute_loss_func=parts.loss,
         optimizers=(parts.optimizer, parts.scheduler),
         callbacks=[Curve()],
     )
     trainer.train()
     import small_runs
 
-    ours = [loss for _, loss in small_runs.read_curve(run.folder)]
+    ours = [loss for _, loss in small_runs.read_curve(run.path)]
     assert curve == pytest.approx(ours, rel=1e-6)
 
 
@@ -146,9 +148,9 @@ def test_train_takes_the_users_own_data(make_recipe, stories, kind):
     import small_runs
 
     if kind == "stream":  # shuffled in blocks
-        assert len(small_runs.read_curve(run.folder)) == 6
+        assert len(small_runs.read_curve(run.path)) == 6
     else:
-        assert small_runs.read_curve(run.folder) == small_runs.read_curve(expected.folder)
+        assert small_runs.read_curve(run.path) == small_runs.read_curve(expected.path)
 
 
 def test_plan_settles_micro_batches_and_refuses_what_is_not_whole(make_recipe):
@@ -162,6 +164,43 @@ def test_plan_settles_micro_batches_and_refuses_what_is_not_whole(make_recipe):
 def test_plan_refuses_a_row_longer_than_the_context(make_recipe):
     with pytest.raises(InputError, match=r"data.max_length: 64 exceeds the model's context of 32"):
         llmkit.build(make_recipe(data={"max_length": 64}))
+
+
+def test_plan_refuses_a_model_that_sees_what_it_should_predict(make_recipe):
+    recipe = make_recipe(data={"pack": False})
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    recipe["model"]["config"] = {"model_type": "bert", "max_position_embeddings": 32, **shape}
+    with pytest.raises(InputError, match=r"bert sees the tokens it should predict; a config may need is_decoder: true"):
+        llmkit.build(recipe)
+    recipe["model"]["config"]["is_decoder"] = True
+    llmkit.build(recipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"eval": {"num_batches": 2}}, r"eval.num_batches: there are no evaluation data"),
+        (
+            {"schedule": {"name": "cosine", "num_warmup_steps": 999}, "train": {"num_epochs": 1, "max_steps": None}},
+            r"schedule.num_warmup_steps: 999 exceeds the \d+ steps of train.num_epochs",
+        ),
+        ({"schedule": {"kwargs": {"num_cycles": 2}}}, r"schedule.kwargs: 'constant' takes none, got num_cycles"),
+        ({"optim": {"kwargs": {"differentiable": True}}}, r"optim: torch.optim.AdamW cannot take a step: "),
+    ],
+)
+def test_plan_refuses_keys_that_cannot_act(make_recipe, stories, changes, sentence):
+    import datasets
+
+    own = datasets.Dataset.from_json(str(stories / "stories.jsonl"))
+    with pytest.raises(InputError, match=sentence) as caught:
+        llmkit.build(make_recipe(**changes), dataset=own)
+    assert not caught.value.details
+
+
+def test_check_refuses_arguments_that_llmkit_sets_itself(make_recipe, make_checkpoint):
+    recipe = make_recipe()
+    recipe["model"] = {"name": str(make_checkpoint("gpt2")), "kwargs": {"dtype": "float16"}}
+    assert problems(recipe) == ["recipe: model.kwargs.dtype: llmkit sets it itself"]
 
 
 BLOOM = {"model_type": "bloom", "n_layer": 1, "n_head": 2, "hidden_size": 16}
@@ -244,7 +283,7 @@ def test_gradient_checkpointing_changes_nothing_in_float64(make_recipe, tmp_path
     for on in (False, True):
         changes = {"model": {"dtype": "float64", "config": pdrops}, "train": {"gradient_checkpointing": on}}
         run = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / str(on))))
-        curves.append([loss for _, loss in small_runs.read_curve(run.folder)])
+        curves.append([loss for _, loss in small_runs.read_curve(run.path)])
     assert curves[1] == pytest.approx(curves[0], rel=1e-12)
 
 
@@ -254,10 +293,10 @@ def train_low(make_recipe, **train):
     from safetensors.torch import load_file
 
     run = llmkit.train(make_recipe(train={"max_steps": 4, **train}))
-    weights = load_file(run.folder / "final" / "model.safetensors")
+    weights = load_file(run.path / "final" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert "transformer.wte.weight" in weights
-    return [loss for _, loss in small_runs.read_curve(run.folder)]
+    return [loss for _, loss in small_runs.read_curve(run.path)]
 
 
 def test_bf16_follows_float32(make_recipe, tmp_path):
@@ -265,7 +304,7 @@ def test_bf16_follows_float32(make_recipe, tmp_path):
     recipe = make_recipe(train={"max_steps": 4, "mixed_precision": "no"}, output_dir=str(tmp_path / "full"))
     import small_runs
 
-    full = [loss for _, loss in small_runs.read_curve(llmkit.train(recipe).folder)]
+    full = [loss for _, loss in small_runs.read_curve(llmkit.train(recipe).path)]
     assert low == pytest.approx(full, rel=0.01)
     assert low != full
 
@@ -278,7 +317,7 @@ def test_compiled_follows_eager(make_recipe, tmp_path):
 
     compiled = train_low(make_recipe, compile=True)
     recipe = make_recipe(train={"max_steps": 4}, output_dir=str(tmp_path / "eager"))
-    assert compiled == pytest.approx([x for _, x in small_runs.read_curve(llmkit.train(recipe).folder)], rel=1e-5)
+    assert compiled == pytest.approx([x for _, x in small_runs.read_curve(llmkit.train(recipe).path)], rel=1e-5)
 
 
 def test_accelerator_of_another_kind_is_refused(make_recipe):

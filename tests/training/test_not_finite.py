@@ -77,12 +77,12 @@ def test_step_that_is_not_finite_changes_nothing(make_recipe, monkeypatch, notes
     monkeypatch.setattr(loop, "take_step", kept)
     run = llmkit.train(recipe)
     assert [n for n, same in weights.items() if same] == [5]
-    skipped = [line for line in read_lines(run.folder) if line["step"] == 5]
+    skipped = [line for line in read_lines(run.path) if line["step"] == 5]
     assert [{k for k in line if k != "tokens_per_s"} for line in skipped] == [{"step", "skipped", "lr"}]
-    assert all(line["loss"] > 1 for line in read_lines(run.folder) if line["step"] != 5)
+    assert all(line["loss"] > 1 for line in read_lines(run.path) if line["step"] != 5)
     what = "loss" if "loss" in place else "gradient"
-    assert [n for n in notes if n.startswith(f"step 5 changed nothing, its {what} is not finite (rows 32 to 39, from ")]
-    assert_all_finite(run.folder)
+    assert [n for n in notes if n.startswith(f"step 5 changed nothing, its {what} is not finite (rows 32 to 39, the last from ")]
+    assert_all_finite(run.path)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -92,7 +92,7 @@ def test_more_than_three_in_a_row_end_the_run_and_leave_the_last_checkpoint(make
     with pytest.raises(RunError) as caught:
         llmkit.train(recipe)
     sentence = str(caught.value)
-    assert "the loss was not finite in 4 steps in a row, 7 to 10 (rows 48 to 79, from " in sentence
+    assert "the loss was not finite in 4 steps in a row, 7 to 10 (rows 48 to 79, the last from " in sentence
     assert sentence.endswith("step 9 is intact")
     run = runfolder.Path(recipe["output_dir"])
     assert runfolder.newest_whole(run)[0].name == "step-000009"
@@ -102,7 +102,7 @@ def test_more_than_three_in_a_row_end_the_run_and_leave_the_last_checkpoint(make
 
 def test_three_in_a_row_do_not_end_the_run(make_recipe, monkeypatch):
     poison(monkeypatch, {2, 3, 4, 6, 7, 8}, "loss", math.nan)
-    assert llmkit.train(make_recipe(train={"max_steps": STEPS})).end == "done"
+    assert llmkit.train(make_recipe(train={"max_steps": STEPS})).finished
 
 
 def test_count_of_skipped_steps_goes_on_after_a_resume(make_recipe, monkeypatch):

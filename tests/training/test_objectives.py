@@ -5,11 +5,13 @@ import types
 import pytest
 import torch
 
-from llmkit.training.objectives import causal_lm_loss, causal_targets
+from llmkit.training import objectives
+from llmkit.training.objectives import causal_targets
 
 
-def outputs(logits):
-    return types.SimpleNamespace(logits=logits)
+def causal_lm_loss(logits, labels, num_targets):
+    """The loss of a model that gives these logits."""
+    return objectives.causal_lm_loss(lambda: types.SimpleNamespace(logits=logits), {"labels": labels}, num_targets)
 
 
 def rows(lengths, vocab=11, width=None, dtype=torch.float64):
@@ -33,15 +35,15 @@ def test_causal_lm_loss_is_the_mean_surprisal_of_each_next_token():
             expected -= torch.log(probabilities[i, t - 1, labels[i, t]])
             count += 1
     assert causal_targets(labels).numel() == count == 12
-    torch.testing.assert_close(causal_lm_loss(outputs(logits), labels, count), expected / count, rtol=0, atol=1e-12)
+    torch.testing.assert_close(causal_lm_loss((logits), labels, count), expected / count, rtol=0, atol=1e-12)
 
 
 def test_causal_lm_loss_is_computed_in_float32_for_bfloat16_logits_and_kept_in_float64():
     logits, labels = rows([9, 9], dtype=torch.float64)
-    low = causal_lm_loss(outputs(logits.bfloat16()), labels, 16)
+    low = causal_lm_loss((logits.bfloat16()), labels, 16)
     assert low.dtype == torch.float32
-    assert low == causal_lm_loss(outputs(logits.bfloat16().float()), labels, 16)
-    assert causal_lm_loss(outputs(logits), labels, 16).dtype == torch.float64
+    assert low == causal_lm_loss((logits.bfloat16().float()), labels, 16)
+    assert causal_lm_loss((logits), labels, 16).dtype == torch.float64
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -54,7 +56,7 @@ def test_causal_lm_loss_of_parts_sums_to_that_of_the_whole(size):
     def gradient(parts, counts):
         leaf = weight.clone().requires_grad_()
         for (x, y), n in zip(parts, counts, strict=True):
-            causal_lm_loss(outputs(x @ leaf), y, n).backward()
+            causal_lm_loss((x @ leaf), y, n).backward()
         return leaf.grad
 
     parts = [(logits[i : i + size], labels[i : i + size]) for i in range(0, 8, size)]
@@ -75,5 +77,5 @@ def test_causal_lm_loss_equals_transformers_own(loaded):
     ids = torch.arange(2 * 12).reshape(2, 12)
     with torch.no_grad():
         theirs = model(ids, labels=ids).loss
-        ours = causal_lm_loss(model(ids), ids, 22)
+        ours = objectives.causal_lm_loss(model, {"input_ids": ids, "labels": ids}, 22)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)

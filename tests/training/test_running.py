@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,19 +18,19 @@ from llmkit.errors import InputError
 
 
 def weights_of(run, part="final"):
-    return runfolder.hash_file(run.folder / part / "model.safetensors")
+    return runfolder.hash_file(run.path / part / "model.safetensors")
 
 
 def numbers_of(run):
     """All lines of metrics.jsonl, without what depends on the clock."""
-    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_s"} for line in lines]
 
 
 def test_train_writes_the_run_folder(make_recipe):
     run = llmkit.train(make_recipe(data={"eval_rows": 4}, eval={"every_steps": 3}))
-    assert (run.step, run.end) == (6, "done")
-    assert sorted(p.name for p in run.folder.iterdir() if not p.name.startswith(".")) == [
+    assert (run.step, run.finished) == (6, True)
+    assert sorted(p.name for p in run.path.iterdir() if not p.name.startswith(".")) == [
         "best",
         "checkpoints",
         "environment.json",
@@ -37,33 +38,33 @@ def test_train_writes_the_run_folder(make_recipe):
         "metrics.jsonl",
         "recipe.yaml",
     ]
-    assert [p.name for p in runfolder.steps(run.folder)] == ["step-000006", "step-000004"]
-    environment = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
+    assert [p.name for p in runfolder.steps(run.path)] == ["step-000006", "step-000004"]
+    environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
     assert (environment["num_processes"], environment["device"]) == (1, "cpu")
-    curve = read_curve(run.folder)
+    curve = read_curve(run.path)
     assert [step for step, _ in curve] == [1, 2, 3, 4, 5, 6]
     assert curve[-1][1] < curve[0][1]
-    assert [step for step, _ in read_curve(run.folder, "eval_loss")] == [3, 6]
-    assert read_curve(run.folder, "eval_bits_per_byte")[-1][1] == run.metrics["bits_per_byte"]
+    assert [step for step, _ in read_curve(run.path, "eval_loss")] == [3, 6]
+    assert read_curve(run.path, "eval_bits_per_byte")[-1][1] == run.metrics["bits_per_byte"]
 
 
 def test_final_folder_loads_in_plain_transformers(make_recipe):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     run = llmkit.train(make_recipe())
-    model, info = AutoModelForCausalLM.from_pretrained(run.folder / "final", output_loading_info=True)
+    model, info = AutoModelForCausalLM.from_pretrained(run.path / "final", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    assert len(AutoTokenizer.from_pretrained(run.folder / "final")) == model.config.vocab_size
+    assert len(AutoTokenizer.from_pretrained(run.path / "final")) == model.config.vocab_size
     assert llmkit.generate("the sea", model=run, max_new_tokens=3, seed=0).seed == 0
 
 
 def test_recipe_of_a_run_has_every_value_settled(make_recipe):
     run = llmkit.train(make_recipe())
-    kept = llmkit.read_recipe(run.folder / "recipe.yaml")
+    kept = llmkit.read_recipe(run.path / "recipe.yaml")
     assert (kept.data.pack, kept.data.on_long, kept.data.max_length) == (True, "split", 32)
     assert (kept.train.micro_batch_size, kept.train.mixed_precision) == (8, "no")
-    assert kept.output_dir == str(run.folder)
+    assert kept.output_dir == str(run.path)
 
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
@@ -71,10 +72,10 @@ def test_accumulation_changes_nothing_in_float64(make_recipe, tmp_path, micro):
     whole = llmkit.train(make_recipe(model={"dtype": "float64"}))
     parts = make_recipe(model={"dtype": "float64"}, train={"micro_batch_size": micro}, output_dir=str(tmp_path / "b"))
     split = llmkit.train(parts)
-    for (_, a), (_, b) in zip(read_curve(whole.folder), read_curve(split.folder), strict=True):
+    for (_, a), (_, b) in zip(read_curve(whole.path), read_curve(split.path), strict=True):
         assert a == pytest.approx(b, rel=1e-12, abs=1e-12)
-    theirs = load_file(split.folder / "final" / "model.safetensors")
-    for name, tensor in load_file(whole.folder / "final" / "model.safetensors").items():
+    theirs = load_file(split.path / "final" / "model.safetensors")
+    for name, tensor in load_file(whole.path / "final" / "model.safetensors").items():
         assert tensor.dtype == torch.float64
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-10)
 
@@ -99,7 +100,7 @@ def test_resume_at_every_step_gives_one_run(make_recipe, tmp_path):
     expected, numbers = weights_of(whole), numbers_of(whole)
     for step in range(1, 25):
         folder = tmp_path / f"from-{step}"
-        shutil.copytree(whole.folder, folder, ignore=shutil.ignore_patterns("final", "best"))
+        shutil.copytree(whole.path, folder, ignore=shutil.ignore_patterns("final", "best"))
         for later in runfolder.steps(folder):
             if int(later.name.removeprefix("step-")) > step:
                 shutil.rmtree(later)
@@ -113,11 +114,11 @@ def test_resume_at_every_step_gives_one_run(make_recipe, tmp_path):
 def test_max_seconds_pauses_at_a_step_and_the_run_goes_on_to_the_same_weights(make_recipe, tmp_path, notes):
     whole = llmkit.train(dropout(make_recipe, output_dir=str(tmp_path / "whole")))
     run = llmkit.train(dropout(make_recipe), max_seconds=1e-6)
-    assert (run.step, run.end) == (1, "time")
+    assert (run.step, run.finished) == (1, False)
     assert "paused at step 1 of 6" in notes
-    assert not (run.folder / "final").exists()
+    assert not (run.path / "final").exists()
     run = llmkit.train(dropout(make_recipe), resume="auto")
-    assert (run.end, weights_of(run)) == ("done", weights_of(whole))
+    assert (run.finished, weights_of(run)) == (True, weights_of(whole))
     assert numbers_of(run) == numbers_of(whole)
 
 
@@ -187,8 +188,8 @@ def test_finished_run_says_so_and_trains_nothing(make_recipe, notes):
     first = llmkit.train(make_recipe())
     before = numbers_of(first)
     again = llmkit.train(make_recipe(), resume="auto")
-    assert (again.step, again.end) == (6, "done")
-    assert f"{first.folder} is finished at step 6; a greater train.max_steps goes on" in notes
+    assert (again.step, again.finished) == (6, True)
+    assert f"{first.path} is finished at step 6; a greater train.max_steps goes on" in notes
     assert numbers_of(again) == before
 
 
@@ -223,8 +224,8 @@ def test_resume_takes_a_change_of_what_does_not_matter(make_recipe, tmp_path):
         model={"dtype": "float64"}, train={"micro_batch_size": 4}, save={"every_steps": 5}, log={"every_steps": 2}
     )
     run = llmkit.train(changed, resume="must")
-    found = load_file(run.folder / "final" / "model.safetensors")
-    for name, tensor in load_file(whole.folder / "final" / "model.safetensors").items():
+    found = load_file(run.path / "final" / "model.safetensors")
+    for name, tensor in load_file(whole.path / "final" / "model.safetensors").items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-10)
 
 
@@ -249,6 +250,115 @@ def test_train_leaves_no_folder_behind_where_nothing_was_started(make_recipe, tm
     assert not (tmp_path / "run").exists()
 
 
+def patient(make_recipe, **changes):
+    """A run that gets worse, so that patience ends it."""
+    return make_recipe(
+        data={"eval_rows": 4},
+        optim={"lr": 3.0},
+        train={"max_steps": 40},
+        eval={"every_steps": 2, "patience": 1},
+        save={"every_steps": 5},
+        **changes,
+    )
+
+
+def test_run_killed_before_its_final_folder_ends_where_patience_did(make_recipe, tmp_path):
+    import shutil
+
+    whole = llmkit.train(patient(make_recipe, output_dir=str(tmp_path / "whole")))
+    run = llmkit.train(patient(make_recipe))
+    shutil.rmtree(run.path / "final")
+    again = llmkit.train(patient(make_recipe), resume="auto")
+    assert (again.step, again.finished, weights_of(again)) == (whole.step, True, weights_of(whole))
+    assert again.metrics == whole.metrics
+    facts = runfolder.read_facts(whole.path / "final")
+    assert runfolder.read_facts(again.path / "final") == facts
+    assert llmkit.train(patient(make_recipe), resume="auto") == again
+
+
+def test_run_that_patience_ended_goes_on_with_more_of_it(make_recipe, notes):
+    run = llmkit.train(patient(make_recipe))
+    llmkit.train(patient(make_recipe), resume="auto")
+    assert f"{run.path} is finished at step {run.step}; a greater eval.patience goes on" in notes
+    recipe = patient(make_recipe)
+    recipe["eval"]["patience"] = 2
+    assert llmkit.train(recipe, resume="auto").step > run.step
+
+
+def interrupt_evaluation(monkeypatch, call):
+    """Send a signal in an evaluation, at this call of its measuring."""
+    from llmkit.training.session import Session
+
+    measure, calls = Session.measure, []
+
+    def interrupted(self, batch):
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure(self, batch)
+
+    monkeypatch.setattr(Session, "measure", interrupted)
+
+
+def test_second_signal_in_the_same_evaluation_still_repeats_it(make_recipe, tmp_path, monkeypatch):
+    """At the last step: the run is not finished before it is measured."""
+    changes = {"data": {"eval_rows": 8}, "train": {"micro_batch_size": 2}}
+    whole = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / "whole")))
+    for resume in ("never", "must"):
+        interrupt_evaluation(monkeypatch, 2)
+        with pytest.raises(llmkit.Interrupted):
+            llmkit.train(make_recipe(**changes), resume=resume)
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = llmkit.train(make_recipe(**changes), resume="must")
+    assert (weights_of(run), numbers_of(run), run.metrics) == (weights_of(whole), numbers_of(whole), whole.metrics)
+
+
+def test_kill_after_a_repeated_evaluation_leaves_one_line_of_it(make_recipe, tmp_path, monkeypatch):
+    changes = {"data": {"eval_rows": 8}, "train": {"micro_batch_size": 2}, "eval": {"every_steps": 3}}
+    whole = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / "whole")))
+    interrupt_evaluation(monkeypatch, 2)
+    with pytest.raises(llmkit.Interrupted):
+        llmkit.train(make_recipe(**changes))
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    from llmkit.training import keeping
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping, "save", lambda s: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            llmkit.train(make_recipe(**changes), resume="must")
+    run = llmkit.train(make_recipe(**changes), resume="must")
+    assert numbers_of(run) == numbers_of(whole)
+
+
+def test_resume_refuses_an_end_before_the_checkpoint(make_recipe):
+    run = llmkit.train(make_recipe())
+    (run.path / "final").rename(run.path / "moved")
+    with pytest.raises(InputError, match=r"train.max_steps: the run is at step 6 already, got 2"):
+        llmkit.train(make_recipe(train={"max_steps": 2}), resume="auto")
+
+
+def test_evaluation_that_is_not_finite_ends_the_run(make_recipe):
+    recipe = make_recipe(
+        data={"eval_rows": 4}, optim={"lr": 1e30}, eval={"every_steps": 1, "generate": ["the"]}, save={"every_steps": 9}
+    )
+    with pytest.raises(llmkit.RunError, match=r"(the evaluation at step 1|the weight .*) .*not finite.*no checkpoint"):
+        llmkit.train(recipe)
+
+
+def test_bad_row_of_a_stream_is_told_without_a_traceback(make_recipe, stories, tmp_path):
+    text = (stories / "stories.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "s.jsonl").write_text(text + '{"text": 5}\n', encoding="utf-8")
+    for workers in (0, 1):
+        data = {"path": str(tmp_path / "s.jsonl"), "streaming": True, "num_workers": workers}
+        recipe = make_recipe(data=data, train={"max_steps": 99}, output_dir=str(tmp_path / f"{workers}"))
+        with pytest.raises(llmkit.RunError) as caught:
+            llmkit.train(recipe)
+        assert re.fullmatch(r".*s\.jsonl row 121: expected text, got a number; .*", str(caught.value))
+        assert "\n" not in str(caught.value)
+
+
 def test_patience_ends_the_run_and_best_keeps_the_best(make_recipe):
     recipe = make_recipe(
         data={"eval_rows": 4},
@@ -257,12 +367,12 @@ def test_patience_ends_the_run_and_best_keeps_the_best(make_recipe):
         eval={"every_steps": 2, "patience": 3},
     )
     run = llmkit.train(recipe)
-    curve = read_curve(run.folder, "eval_loss")
+    curve = read_curve(run.path, "eval_loss")
     best = min(curve, key=lambda point: point[1])
-    assert run.end == "patience"
+    assert run.finished
     assert run.step == best[0] + 6 < 40
-    assert runfolder.read_facts(run.folder / "best")["step"] == best[0]
-    assert runfolder.read_facts(run.folder / "final")["step"] == run.step
+    assert runfolder.read_facts(run.path / "best")["step"] == best[0]
+    assert runfolder.read_facts(run.path / "final")["step"] == run.step
 
 
 def test_evaluation_is_the_same_for_every_micro_batch(make_recipe, tmp_path):

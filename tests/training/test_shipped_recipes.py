@@ -29,5 +29,5 @@ def test_shipped_recipe_takes_two_steps(name, stories, tmp_path, monkeypatch):
         "save.every_steps": 2,
     }
     run = llmkit.train(llmkit.read_recipe(name, overrides))
-    assert (run.step, run.end) == (2, "done")
+    assert (run.step, run.finished) == (2, True)
     assert llmkit.generate("the sea", model=run, max_new_tokens=2, temperature=0).token_ids

@@ -11,13 +11,13 @@ from llmkit.errors import InputError
 
 def test_log_every_steps_leaves_out_the_steps_between_but_not_the_last(make_recipe):
     run = llmkit.train(make_recipe(train={"max_steps": 7}, log={"every_steps": 3}))
-    assert [step for step, _ in read_curve(run.folder)] == [3, 6, 7]
+    assert [step for step, _ in read_curve(run.path)] == [3, 6, 7]
 
 
 def test_evaluation_has_a_line_of_its_own_without_a_loss(make_recipe):
     prompts = ["the sea", "今天"]
     run = llmkit.train(make_recipe(data={"eval_rows": 4}, eval={"every_steps": 6, "generate": prompts}))
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     (line,) = [line for line in lines if "eval_loss" in line]
     assert set(line) == {"step", "eval_loss", "eval_perplexity", "eval_bits_per_byte", "samples"}
     assert [sample["prompt"] for sample in line["samples"]] == prompts
@@ -43,10 +43,10 @@ def test_tensorboard_gets_the_same_numbers(make_recipe):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = llmkit.train(make_recipe(log={"to": ["jsonl", "tensorboard"]}))
-    (events,) = {path.parent for path in run.folder.rglob("events.out.tfevents.*")}
+    (events,) = {path.parent for path in run.path.rglob("events.out.tfevents.*")}
     found = EventAccumulator(str(events)).Reload()
     logged = [(event.step, event.value) for event in found.Scalars("loss")]
-    assert logged == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in read_curve(run.folder)]
+    assert logged == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in read_curve(run.path)]
 
 
 def test_tensorboard_that_is_not_installed_is_named_before_anything_is_loaded(make_recipe, monkeypatch):
