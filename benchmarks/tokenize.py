@@ -53,11 +53,11 @@ def _measure(name: str, texts: list[str], given: Any, folder: Path) -> None:
 
     from llmkit.loading import load_tokenizer
 
+    datasets.disable_progress_bars()
     folder.mkdir()
     data = datasets.Dataset.from_dict({"text": texts})
     data.to_json(str(folder / "texts.jsonl"))
     stored = datasets.load_dataset("json", data_files=str(folder / "texts.jsonl"), split="train")
-    datasets.disable_progress_bars()
     tokenizer = load_tokenizer(Path(given.tokenizer))
     if tokenizer.eos_token is None:
         tokenizer.eos_token = "<|endoftext|>"

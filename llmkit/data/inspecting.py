@@ -29,7 +29,8 @@ def show_row(tokenizer: Any, row: Row, is_target: Sequence[bool] | npt.NDArray[n
     """
     ids, documents = row["input_ids"].tolist(), row["document_ids"].tolist()
     num_targets, num_documents = int(np.sum(is_target)), documents[-1] + 1
-    lines = [f"{where}: {len(ids):,} tokens, {num_targets:,} targets, {num_documents:,} documents"]
+    count = "1 document" if num_documents == 1 else f"{num_documents:,} documents"
+    lines = [f"{where}: {len(ids):,} tokens, {num_targets:,} targets, {count}"]
     for document in range(num_documents):
         first = documents.index(document)
         last = len(documents) - documents[::-1].index(document)

@@ -37,7 +37,7 @@ def run_steps(s: Session) -> keeping.End:
         return end
     steps, pending, started = read_steps(s), None, time.perf_counter()
     while s.state.step < s.plan.max_steps:
-        outcome = None if _is_stopped(s) else take_step(s, next(steps), pending)
+        outcome = None if _is_stopped(s, pending) else take_step(s, next(steps), pending)
         if outcome is None:
             settle(s, pending)
             keeping.save(s)
@@ -83,21 +83,21 @@ def read_steps(s: Session) -> Iterator[list[dict[str, Any]]]:
         yield micro_batches
 
 
-def _is_stopped(s: Session) -> bool:
-    """Tell whether a signal came; of several processes, whether it came to any."""
+def _is_stopped(s: Session, previous: Outcome | None) -> bool:
+    """Tell whether a signal came; of several processes, whether one had come to any before the previous step."""
     if s.accelerator.num_processes == 1:
         return s.flag.number > 0
-    return bool(s.share(float(s.flag.number > 0)).item())
+    return previous is not None and bool(previous.stopped)
 
 
 def take_step(s: Session, batches: list[dict[str, Any]], previous: Outcome | None) -> Outcome | None:
     """Compute one update; None where a signal came before it was whole, and then nothing of it is left.
 
-    The one small collective of a step sums its targets and the loss of the step before.
+    The one small collective of a step sums its targets, the loss of the step before, and who has a signal.
     """
     objective, accelerator, parts = s.plan.objective, s.accelerator, s.plan.parts
     targets = sum(objective.targets(batch["labels"]).numel() for batch in batches)
-    shared = s.share(float(targets), previous.loss if previous else 0.0)
+    shared = s.share(float(targets), previous.loss if previous else 0.0, float(s.flag.number > 0))
     if previous is not None:
         previous.loss = shared[1]
     step, num_targets, loss = s.state.step + 1, shared[0], torch.zeros_like(shared[0])
@@ -113,7 +113,7 @@ def take_step(s: Session, batches: list[dict[str, Any]], previous: Outcome | Non
             accelerator.backward(part * accelerator.num_processes)  # gradients are averaged; the loss is a sum
         loss = loss + part.detach()
     norm = accelerator.clip_grad_norm_(s.model.parameters(), s.plan.recipe.train.max_grad_norm)
-    outcome = Outcome(step, float(parts.scheduler.get_last_lr()[0]), loss, norm, num_targets)
+    outcome = Outcome(step, float(parts.scheduler.get_last_lr()[0]), loss, norm, num_targets, stopped=shared[2])
     _update(parts.optimizer, broken=~torch.isfinite(loss + norm))
     optim.set_step(parts.scheduler, step)
     return outcome

@@ -39,7 +39,8 @@ class State:
 class Outcome:
     """Holds what a step computed, still on the device: this process's part of the loss, the norm, the targets.
 
-    `seconds` are those that the run has trained when the step was given to the device.
+    `stopped` is above 0 where a process had a signal when the step began; `seconds` are those that the run has trained
+    when the step was given to the device.
     """
 
     step: int
@@ -47,6 +48,7 @@ class Outcome:
     loss: torch.Tensor
     norm: torch.Tensor
     num_targets: torch.Tensor
+    stopped: torch.Tensor
     seconds: float = 0.0
 
 

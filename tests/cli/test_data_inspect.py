@@ -95,7 +95,7 @@ def test_inspect_shows_a_document_a_row_without_packing(recipe, llmkit_cli):
     code, out, _ = llmkit_cli("data", "inspect", recipe(), "data.pack=false")
     assert code == 0
     assert out.startswith("max_length 32, one document a row\n")
-    assert out.count("1 documents") == 3
+    assert out.count("1 document") == 3
 
 
 def test_inspect_shows_all_rows_of_little_data(recipe, tmp_path, llmkit_cli):

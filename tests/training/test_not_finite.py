@@ -81,7 +81,8 @@ def test_step_that_is_not_finite_changes_nothing(make_recipe, monkeypatch, notes
     assert [{k for k in line if k != "tokens_per_s"} for line in skipped] == [{"step", "skipped", "lr"}]
     assert all(line["loss"] > 1 for line in read_lines(run.path) if line["step"] != 5)
     what = "loss" if "loss" in place else "gradient"
-    assert [n for n in notes if n.startswith(f"step 5 changed nothing, its {what} is not finite (rows 32 to 39, the last from ")]
+    sentence = f"step 5 changed nothing, its {what} is not finite (rows 32 to 39, the last from "
+    assert [note for note in notes if note.startswith(sentence)]
     assert_all_finite(run.path)
 
 

@@ -62,6 +62,8 @@ def test_make_optimizer_fuses_unless_another_form_is_asked_for():
     model = torch.nn.Linear(2, 2)
     assert make_optimizer(OptimSpec(), model).defaults["fused"] is True
     assert not make_optimizer(OptimSpec(kwargs={"foreach": True}), model).defaults["fused"]
+    # a fused SGD whose first step is skipped goes on with a momentum that nobody filled
+    assert not make_optimizer(OptimSpec(name="SGD", kwargs={"momentum": 0.9}), model).defaults["fused"]
 
 
 @pytest.mark.parametrize(
