@@ -91,7 +91,7 @@ def _is_stopped(s: Session, previous: Outcome | None) -> bool:
 
 
 def take_step(s: Session, batches: list[dict[str, Any]], previous: Outcome | None) -> Outcome | None:
-    """Compute one update; None where a signal came before it was whole, and then nothing of it is left.
+    """Compute one update; None where a signal came before it was whole: the weights are as they were, and the run ends.
 
     The one small collective of a step sums its targets, the loss of the step before, and who has a signal.
     """
@@ -103,7 +103,6 @@ def take_step(s: Session, batches: list[dict[str, Any]], previous: Outcome | Non
     step, num_targets, loss = s.state.step + 1, shared[0], torch.zeros_like(shared[0])
     for i, batch in enumerate(batches):
         if s.flag.number and accelerator.num_processes == 1:
-            parts.optimizer.zero_grad()
             return None
         is_last = i == len(batches) - 1
         with contextlib.nullcontext() if is_last else accelerator.no_sync(s.model):
