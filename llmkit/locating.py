@@ -77,7 +77,7 @@ def locate(name: str, *, revision: str | None = None, offline: bool = False, wei
     if _exists(name):
         return _from_path(path, name)
     if name.startswith((".", "/", "~", "runs/")) or "\\" in name or name.count("/") > 1:
-        raise InputError(f"no such checkpoint: {_shorten(name)}", hint=_suggest_near(path))
+        raise InputError(f"no such checkpoint: {_shorten(name)}", hint=suggest_near(path))
     return Located(_from_hub(_check_hub_id(name), revision, offline, weights), name)
 
 
@@ -92,7 +92,8 @@ def _shorten(name: str) -> str:
     return name if len(name) <= 100 else f"{name[:100]}..."
 
 
-def _suggest_near(path: Path) -> str | None:
+def suggest_near(path: Path) -> str | None:
+    """Suggest the nearest name that is there in the place of a path that is not."""
     try:
         close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
     except OSError:
@@ -206,7 +207,7 @@ def _from_hub(repo: str, revision: str | None, offline: bool, weights: bool) -> 
             return cached
         raise HubError(
             f"{repo} is neither a folder here nor in the local cache, and the hub cannot be asked: {err}",
-            hint=_suggest_near(Path(repo)) or WITHOUT_HUB,
+            hint=suggest_near(Path(repo)) or WITHOUT_HUB,
         ) from err.__cause__
 
 

@@ -5,7 +5,6 @@ and is missing; a hub id. A folder means all files of known kinds in it and belo
 """
 
 import dataclasses
-import difflib
 import glob
 import hashlib
 import json
@@ -23,6 +22,7 @@ from llmkit.data.formats import READERS, check_regular, find_kind, read_rows
 from llmkit.data.ledger import Counts
 from llmkit.encoding.prompts import replace_surrogates
 from llmkit.errors import InputError
+from llmkit.locating import suggest_near
 from llmkit.recipe.schema import CleanSpec, SourceSpec
 from llmkit.runfolder import hash_file
 
@@ -156,7 +156,7 @@ def list_files(path: str) -> list[Path]:
         if not found:
             raise InputError(f"no file matches {path}")
     else:
-        raise InputError(f"no such file: {path}", hint=_suggest_near(place))
+        raise InputError(f"no such file: {path}", hint=suggest_near(place))
     known = sorted(p for p in found if find_kind(p) is not None)
     others = sorted(set(found) - set(known))
     if not known:
@@ -168,14 +168,6 @@ def list_files(path: str) -> list[Path]:
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-def _suggest_near(path: Path) -> str | None:
-    try:
-        close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
-    except OSError:
-        return None
-    return f"did you mean {path.parent / close[0]}?" if close else None
 
 
 def is_shards(path: str) -> bool:
