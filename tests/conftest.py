@@ -63,6 +63,14 @@ SHAPES = {
 }
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests recorded as their summary."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "summary" and report.when == "call":
+                terminalreporter.write_line(value)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     import torch

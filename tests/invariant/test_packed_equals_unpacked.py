@@ -1,6 +1,6 @@
 """Packed documents give the loss and the logits that each gives alone, in every family that can keep them apart.
 
-The ids of these tests list the families: exact, or refused.
+The end of a run lists the families: exact, or refused.
 """
 
 import numpy as np
@@ -153,14 +153,16 @@ def test_packed_documents_leak_when_an_attention_mask_of_ones_is_given(family):
 
 
 @exact_families
-def test_packed_families_are_found(family):
+def test_packed_families_are_found(family, record_property):
     assert find_isolation(make_model(family)) == EXACT[family]
+    record_property("summary", f"packed documents in {family}: exact, by {EXACT[family]}")
 
 
 @pytest.mark.parametrize("family", REFUSED, ids=[f"{family} refused" for family in REFUSED])
-def test_packed_families_that_leak_are_refused(family):
+def test_packed_families_that_leak_are_refused(family, record_property):
     model = make_model(family)
     assert find_isolation(model) is None
+    record_property("summary", f"packed documents in {family}: refused")
     batch = Collator(PAD, "position_ids")([make_pair()])
     assert compute_leak(model, batch) > 1e-3
 
