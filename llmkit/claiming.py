@@ -45,8 +45,10 @@ def claim(run: Path, *, resume: str = "never", overwrite: bool = False) -> Itera
                 stack.enter_context(lock(run))
             yield _find_start(run, resume)
     finally:
-        if aside is not None and not run.exists():  # nothing was put into the new folder: the old one comes back
-            aside.rename(run)
+        if aside is not None:
+            (aside / LOCK).unlink(missing_ok=True)
+            if not run.exists():  # nothing was put into the new folder: the old one comes back
+                aside.rename(run)
 
 
 def _find_start(run: Path, resume: str) -> tuple[Path | None, list[str]]:
@@ -86,7 +88,6 @@ def _move_aside(run: Path) -> Path:
         whole.rename(aside)
     except OSError as err:
         raise InputError(f"{run} cannot be moved to {aside}: {err.strerror}") from err
-    (aside / LOCK).unlink(missing_ok=True)
     return aside
 
 
