@@ -46,10 +46,8 @@ def tokenizer(
 
 @app.command("inspect")
 def inspect(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name that `recipes list` prints.")],
-    keys: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe, such as data.path=FILE.")
-    ] = None,
+    recipe: options.Recipe,
+    keys: options.Keys = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

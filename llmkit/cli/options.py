@@ -34,6 +34,10 @@ Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives th
 Truncate = Annotated[
     str | None, typer.Option("--truncate", help="left drops the beginning of a prompt that does not fit.")
 ]
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name that `recipes list` prints.")]
+Keys = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe, such as optim.lr=1e-4.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]

@@ -11,10 +11,6 @@ from llmkit.recipe.reading import read_recipe
 if TYPE_CHECKING:
     from llmkit.training.tracking import Progress
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name that `recipes list` prints.")]
-Keys = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe, such as optim.lr=1e-4.")
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Build everything, say what would be done, and train nothing.")]
 Resume = Annotated[
     str, typer.Option("--resume", help="never, auto (from the newest checkpoint, if any), must, or a checkpoint.")
@@ -26,8 +22,8 @@ MaxSeconds = Annotated[
 
 
 def pretrain(
-    recipe: RecipeName,
-    keys: Keys = None,
+    recipe: options.Recipe,
+    keys: options.Keys = None,
     dry_run: DryRun = False,
     resume: Resume = "never",
     overwrite: Overwrite = False,

@@ -13,10 +13,6 @@ from llmkit.recipe.schema import Recipe
 
 app = typer.Typer(help="List, show, copy and check recipes.", rich_markup_mode=None)
 SCHEMA = re.compile(r"# yaml-language-server:.*(\n#\n|\n|$)")
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name that `recipes list` prints.")]
-Keys = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe, such as optim.lr=1e-4.")
-]
 
 
 @app.callback()
@@ -40,7 +36,7 @@ def _read_title(path: Path) -> str:
 
 
 @app.command("show")
-def show(name: Name, keys: Keys = None, debug: options.Debug = False) -> None:
+def show(name: options.Recipe, keys: options.Keys = None, debug: options.Debug = False) -> None:
     """Print a recipe with all its values, and where each that was given came from."""
     recipe = read_recipe(name, keys or [], own_data=True)
     render.write(dump_recipe(recipe, lambda key: recipe.origins.get(key, "")))
@@ -48,7 +44,7 @@ def show(name: Name, keys: Keys = None, debug: options.Debug = False) -> None:
 
 @app.command("copy")
 def copy(
-    name: Name,
+    name: options.Recipe,
     path: Annotated[Path | None, typer.Argument(help="The file to write; unset: the recipe's own name, here.")] = None,
     overwrite: options.Overwrite = False,
     debug: options.Debug = False,
@@ -72,7 +68,7 @@ def copy(
 
 
 @app.command("check")
-def check(name: Name, keys: Keys = None, debug: options.Debug = False) -> None:
+def check(name: options.Recipe, keys: options.Keys = None, debug: options.Debug = False) -> None:
     """Find all that is wrong with a recipe, before anything is loaded."""
     recipe = read_recipe(name, keys or [])
     from llmkit.training import building  # the schema is clean: now the libraries look at their sections

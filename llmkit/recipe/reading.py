@@ -17,7 +17,7 @@ from llmkit.recipe.rules import find_breaches
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.writing import dump_recipe
 
-__all__ = ["dump_recipe", "find_recipes", "given_keys", "json_schema", "read_recipe", "resume_recipe"]
+__all__ = ["dump_recipe", "find_recipes", "json_schema", "read_recipe", "resume_recipe"]
 
 MAX_BYTES = 64 * 1024
 MAX_PARENTS = 20
@@ -74,11 +74,6 @@ def read_recipe(
     settled._name = _name(recipe)
     settled._origins = {key: str(node.place) for key, node in layers.list_leaves(tree)}
     return settled
-
-
-def given_keys(recipe: Recipe) -> frozenset[str]:
-    """Give the dotted keys that the user gave, in a file or on the command line."""
-    return frozenset(recipe.origins)
 
 
 def _name(recipe: str | os.PathLike[str] | Mapping[str, object]) -> str:
