@@ -4,6 +4,7 @@ import importlib
 import sys
 
 NAMES = {
+    "curve": "benchmarks.curve",
     "decode": "benchmarks.decode",
     "first-token": "benchmarks.first_token",
     "plain": "benchmarks.plain",

@@ -8,7 +8,9 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import secrets
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -133,11 +135,37 @@ def describe_environment() -> dict[str, str]:
     return {
         "python": sys.version.split()[0],
         **versions,
+        **_find_commit(),
         "platform": platform.platform(),
+        "processor": _name_processor(),
         "cpus": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "cuda devices": ", ".join(devices) or "none",
     }
+
+
+def _name_processor() -> str:
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.is_file() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+def _find_commit() -> dict[str, str]:
+    """Find the commit of llmkit's source, where it runs from a working copy; + says that files differ from it."""
+    source = Path(__file__).parents[1]
+    if not (source / ".git").exists():
+        return {}
+
+    def ask(*words: str) -> str:
+        asked = subprocess.run(["git", "-C", source, *words], capture_output=True, text=True, check=True, timeout=10)
+        return asked.stdout.strip()
+
+    try:
+        commit = ask("rev-parse", "HEAD")
+        return {"commit": commit + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "")}
+    except (OSError, subprocess.SubprocessError):
+        return {}
 
 
 def _is_installed(name: str) -> bool:

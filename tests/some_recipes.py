@@ -67,7 +67,16 @@ source = {
     "column_names": st.lists(texts, max_size=3),
     "sample_by": st.sampled_from(["line", "paragraph", "document"]),
     "encoding": texts,
-    "clean": some(markdown=st.booleans(), code=st.booleans(), urls=st.booleans(), min_han_share=shares),
+    "clean": some(
+        markdown=st.booleans(),
+        code=st.booleans(),
+        urls=st.booleans(),
+        unwrap=st.booleans(),
+        min_han_share=shares,
+        min_paragraph_chars=counts,
+    ),
+    "origin": texts,
+    "license": texts,
 }
 hub_ids = st.sampled_from(["user/corpus", "corpus"])
 sections = {
@@ -100,7 +109,7 @@ sections = {
         ).map(lambda keys: {**length, **keys})
     ),
     "eval": some(every_steps=st.integers(1, 100), num_batches=counts, generate=st.lists(texts, max_size=3)),
-    "save": some(every_steps=counts, keep=counts),
+    "save": some(dtype=st.sampled_from(["float32", "bfloat16"]), every_steps=counts, keep=counts),
     "log": some(every_steps=counts, to=st.just(["jsonl", "tensorboard"])),
 }
 more_data = some(
@@ -111,10 +120,21 @@ more_data = some(
     end_of_text=st.booleans(),
     num_workers=st.integers(0, 9),
 )
+
+
+def hold_out(data):
+    """Hold rows or, where the data say so in their num_workers, documents out of them or of their last source."""
+    if data.get("num_workers", 0) % 2 == 0:
+        return {"eval_rows": 5, **data}
+    if "mix" in data:
+        return {**data, "mix": [*data["mix"][:-1], {**data["mix"][-1], "eval_documents": 5}]}
+    return {"eval_documents": 5, **data}
+
+
 mappings = st.fixed_dictionaries(
     {"version": st.just(1), "objective": st.just("causal-lm"), "more": more_data, **sections},
-    optional={"seed": st.integers(0, 2**31 - 1), "output_dir": texts},
-).map(lambda m: {**{k: v for k, v in m.items() if k != "more"}, "data": {"eval_rows": 5, **m["data"], **m["more"]}})
+    optional={"seed": st.integers(0, 2**31 - 1), "output_dir": texts, "about": texts},
+).map(lambda m: {**{k: v for k, v in m.items() if k != "more"}, "data": hold_out({**m["data"], **m["more"]})})
 
 odd = st.one_of(
     scalars,
@@ -144,7 +164,7 @@ odd = st.one_of(
 words = st.one_of(
     texts,
     st.sampled_from(
-        ["lr", "path", "mix", "name", "config", "extends", "max_steps", "num_epochs", "eval_rows", "kwargs"]
+        ["lr", "path", "mix", "name", "config", "extends", "max_steps", "num_epochs", "eval_rows", "kwargs", "origin"]
     ),
 )
 

@@ -53,7 +53,9 @@ def test_a_recipe_means_the_same_to_another_reader_of_yaml(path):
     def agree(mine, theirs):
         if isinstance(theirs, dict):
             return all(agree(mine[key], value) for key, value in theirs.items())
-        return list(mine) == theirs if isinstance(theirs, list) else mine == theirs
+        if isinstance(theirs, list):
+            return len(mine) == len(theirs) and all(map(agree, mine, theirs))
+        return mine == theirs
 
     assert agree(recipe, values)
 

@@ -8,7 +8,7 @@ import typer
 
 from llmkit.cli import options, render
 from llmkit.errors import InputError
-from llmkit.recipe.reading import read_recipe
+from llmkit.recipe.reading import find_recipes, read_recipe
 
 app = typer.Typer(help="Make a tokenizer, and look at training data.", rich_markup_mode=None)
 
@@ -21,7 +21,11 @@ def data() -> None:
 @app.command("tokenizer")
 def tokenizer(
     files: Annotated[
-        list[str], typer.Argument(help="Files, globs or folders: txt, jsonl, csv, tsv, parquet, arrow, json, or .gz.")
+        list[str],
+        typer.Argument(
+            help="Files, globs or folders: txt, jsonl, csv, tsv, parquet, arrow, json, or .gz; "
+            "or a RECIPE and its KEY=VALUE, for its data."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
     vocab_size: Annotated[int, typer.Option("--vocab-size", help="Tokens in all, the 256 bytes among them.")],
@@ -35,13 +39,26 @@ def tokenizer(
     from llmkit.data.tokenizers import train_tokenizer
 
     render.NOTES.quiet = quiet
+    is_recipe = _is_recipe(files)
+    if is_recipe and (text_column, encoding) != ("text", "utf-8"):
+        wanted = "data.text_column=NAME and data.encoding=NAME do it for a recipe"
+        raise InputError("--text-column and --encoding cannot act on a recipe", hint=wanted)
+    texts = read_recipe(files[0], files[1:]).data if is_recipe else files
     try:
-        path = train_tokenizer(files, out, vocab_size, text_column=text_column, encoding=encoding, overwrite=overwrite)
+        path = train_tokenizer(texts, out, vocab_size, text_column=text_column, encoding=encoding, overwrite=overwrite)
     except InputError as err:
+        if is_recipe:
+            raise
         # A recipe's key in a hint is an option here.
         hint = err.hint and re.sub(r"data\.(\w+): ", lambda key: f"--{key[1].replace('_', '-')} ", err.hint)
         raise InputError(str(err), hint=hint) from err
     render.write(f"{path}\n")
+
+
+def _is_recipe(files: list[str]) -> bool:
+    """Tell a recipe and its keys from files: by its ending, or by its name where no such file lies here."""
+    first = files[0]
+    return first.endswith((".yaml", ".yml")) or (first in find_recipes() and not Path(first).exists())
 
 
 @app.command("inspect")

@@ -1,4 +1,4 @@
-r"""Rules that take away what is not prose: Markdown's marks, code, URLs, paragraphs in other scripts than Han.
+r"""Rules that take away what is not prose: Markdown's marks, code, URLs, line breaks, paragraphs of another kind.
 
 What is left are paragraphs with one blank line between them; a heading is a paragraph of its own, and the lines of a
 paragraph, a list or a table stay lines. The rules read line by line with bounded patterns, not by a parser of
@@ -9,6 +9,7 @@ megabyte of `[` takes minutes (markdown-it-py 4.3).
 import html
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from llmkit.recipe.schema import CleanSpec
 
@@ -16,6 +17,9 @@ from llmkit.recipe.schema import CleanSpec
 GONE, KEPT = "\x01", "\x02"
 HAN = re.compile("[々〇\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 LETTERS = re.compile(r"[^\W\d_]+")
+WIDTHS = range(30, 121)  # characters of a line, for which a document counts as wrapped
+WIDE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")  # no space there
+FIRST_WORD = re.compile(r"[\u3400-\u9fff]|\S+?(?=[\s\u3400-\u9fff]|$)")
 
 BLOCK_MARKS = tuple("#>|-*+=_[")
 FENCE = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?(`{3,}|~{3,})([^`]*)")
@@ -78,7 +82,10 @@ def clean(text: str, spec: CleanSpec) -> tuple[str, str | None]:
     - `code`: fenced and indented blocks go; the words of inline code stay, since a sentence needs them. A fence that is
       never closed holds no block.
     - `urls`: `https://`, `http://`, `ftp://` and `www.` go, with the brackets around them.
+    - `unwrap`: in a document that is wrapped (at a width of 30 to 120, which 95 % of its lines keep) a line break goes
+      where the next word would not have fitted into the line before it. The ends of lines lose white space in any one.
     - `min_han_share`: a paragraph with a smaller share of Han among its letters goes, and so does one without letters.
+    - `min_paragraph_chars`: a shorter paragraph goes.
 
     Returns:
         The text, without white space at its ends, and the rule that emptied it, or None where text is left.
@@ -92,17 +99,39 @@ def clean(text: str, spec: CleanSpec) -> tuple[str, str | None]:
         text = "\n".join(_drop_urls(line) for line in text.split("\n"))
         if not text.strip():
             return "", "urls"
+    if spec.unwrap:
+        text = _unwrap(text.split("\n"))
     paragraphs = [p.rstrip() for p in re.split(r"\n(?:[ \t]*\n)+", text.strip("\n")) if p.strip()]
     if spec.min_han_share is not None:
         paragraphs = [p for p in paragraphs if _has_han_share(p, spec.min_han_share)]
         if not paragraphs:
             return "", "min_han_share"
+    if spec.min_paragraph_chars is not None:
+        paragraphs = [p for p in paragraphs if len(p) >= spec.min_paragraph_chars]
+        if not paragraphs:
+            return "", "min_paragraph_chars"
     return "\n\n".join(paragraphs).strip(), None
 
 
 def _has_han_share(paragraph: str, share: float) -> bool:
     num_letters = sum(map(len, LETTERS.findall(paragraph)))
     return num_letters > 0 and sum(map(len, HAN.findall(paragraph))) >= share * num_letters
+
+
+def _unwrap(lines: list[str]) -> str:
+    lines = [line.strip() for line in lines]
+    lengths = sorted(len(line) for line in lines if line)
+    width = lengths[len(lengths) * 95 // 100] if lengths else 0
+    if width not in WIDTHS:
+        return "\n".join(lines)
+    parts = lines[:1]
+    for before, line in pairwise(lines):
+        if not before or not line or len(before) + 1 + len(FIRST_WORD.match(line)[0]) <= width:  # type: ignore[index]
+            parts.append("\n")
+        elif not before.endswith(("-", "\u2014")) and not (WIDE.match(before[-1]) or WIDE.match(line)):
+            parts.append(" ")
+        parts.append(line)
+    return "".join(parts)
 
 
 def _drop_urls(line: str) -> str:

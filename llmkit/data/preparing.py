@@ -2,13 +2,16 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker_info
 
+from llmkit.data import hub
 from llmkit.data.ledger import Ledger, SourceLedger
 from llmkit.data.opening import Stream, open_evaluation, open_given, open_source
 from llmkit.data.order import MixedRows, Row, ShuffledRows
@@ -26,6 +29,14 @@ COMMON_SHARE = 0.01  # of the evaluation documents in training, from which on a 
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Holds rows to evaluate on, and where they come from: the origin that the recipe states, else the file's name."""
+
+    origin: str
+    rows: TokenRows
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Holds what a run trains and evaluates on.
 
@@ -33,6 +44,8 @@ class Prepared:
         train: The training rows by position, which counts on through the epochs.
         train_dataset: The data set behind them, in the order of the files.
         evaluation: The rows to evaluate on, or None.
+        held_out: The rows to evaluate on, by where they come from.
+        shares: Of the rows that a mixture draws, the share of each source.
         ledger: What became of each document and token.
         fingerprint: A sha256 that changes with the tokens and with what is held out; of a stream, with its name alone.
     """
@@ -40,6 +53,8 @@ class Prepared:
     train: ShuffledRows | MixedRows | StreamedRows
     train_dataset: "Dataset[Row]"
     evaluation: "Dataset[Row] | None"
+    held_out: Sequence[HeldOut]
+    shares: Sequence[float]
     ledger: Ledger
     fingerprint: str
 
@@ -52,8 +67,8 @@ class Layout:
     on_long: OnLong
     pack: bool
 
-    def cut(self, store: TokenStore) -> TokenRows:
-        """Cut a store into rows.
+    def cut(self, store: TokenStore, documents: range | None = None) -> TokenRows:
+        """Cut a store, or a range of its documents, into rows.
 
         Raises:
             InputError: It gives none.
@@ -61,9 +76,10 @@ class Layout:
         name, number = store.counts.name, store.num_documents
         if number == 0:
             raise InputError(f"0 examples in {name}")
-        rows = TokenRows(store, max_length=self.max_length, on_long=self.on_long, pack=self.pack)
+        rows = TokenRows(store, max_length=self.max_length, on_long=self.on_long, pack=self.pack, documents=documents)
         if len(rows) == 0:
             dropped = f"; {rows.num_dropped:,} exceed {self.max_length:,} tokens" if rows.num_dropped else ""
+            number = len(rows.documents)
             raise InputError(f"0 rows in {name}: none of its {number:,} examples gives two tokens{dropped}")
         return rows
 
@@ -140,18 +156,29 @@ def prepare(
         opened = [open_source(part, spec, tokenizer) for part in named]
     other = open_evaluation(spec, tokenizer, eval_dataset)
     num_held = spec.eval_rows if spec.eval_rows is not None and other is None else 0
-    parts = _make_parts(opened, layout, seed, weights, num_held)
+    held = [part.eval_documents or 0 if other is None else 0 for part in named]
+    if any(held):
+        parts = [_hold_documents(*pair, layout, seed) for pair in zip(opened, held, strict=True)]
+    else:
+        parts = _make_parts(opened, layout, seed, weights, num_held)
     if spec.end_of_text:
         _check_end(parts, find_end(tokenizer))
     if other is not None:
         _note_common(other, opened)
-    evaluated = layout.cut(other) if other is not None else _join([part.held for part in parts if part.held])
+        is_split = eval_dataset is None and spec.eval_split is not None
+        origin = other.counts.name if is_split else _name_origin(None, other.counts.name)
+        held_out = [HeldOut(origin, layout.cut(other))]
+    else:
+        origins = [_name_origin(own.origin, part.source.counts.name) for own, part in zip(named, parts, strict=True)]
+        held_out = [HeldOut(name, part.held) for name, part in zip(origins, parts, strict=True) if part.held]
     marks = [*(part.fingerprint for part in parts), other.fingerprint if other is not None else ""]
     return Prepared(
         parts[0].train if len(parts) == 1 else MixedRows([part.train for part in parts], weights, seed),
         _join([part.dataset for part in parts]),
-        evaluated,
-        _keep_ledger(parts, weights, evaluated if other is not None else None),
+        _join([part.rows for part in held_out]),
+        held_out,
+        _find_shares(parts, weights),
+        _keep_ledger(parts, weights, held_out[0].rows if other is not None else None),
         hashlib.sha256("\n".join(marks).encode()).hexdigest(),
     )
 
@@ -185,6 +212,20 @@ def _make_parts(
     return sorted([*streams, *parts], key=lambda part: order[id(part.source)])
 
 
+def _hold_documents(source: TokenStore | Stream, number: int, layout: Layout, seed: int) -> Part:
+    """Cut a source into rows, its last documents apart from the others."""
+    if isinstance(source, Stream):
+        hint = "data.eval_path or data.eval_split names other data"
+        raise InputError("data.eval_documents: a stream has no last documents to hold out", hint=hint)
+    first = source.num_documents - number
+    if number and first <= 0:
+        sentence = f"data.eval_documents would hold out {number:,} of the {source.num_documents:,} documents of"
+        raise InputError(f"{sentence} {source.counts.name}, and leave none")
+    others = layout.cut(source, range(first))
+    held = layout.cut(source, range(first, source.num_documents)) if number else None
+    return Part(source, others, held, ShuffledRows(others, seed))
+
+
 def _share(total: int, weights: Sequence[float]) -> list[int]:
     """Share a number out by weight, in whole numbers that add up to it."""
     ends = [round(total * sum(weights[: i + 1]) / sum(weights)) for i in range(len(weights))]
@@ -211,6 +252,16 @@ def _note_common(store: TokenStore, opened: Sequence[TokenStore | Stream]) -> No
         logger.info(f"{share} are training documents too")
 
 
+def _name_origin(origin: str | None, name: str) -> str:
+    """Name a source without the folders of this machine."""
+    return origin or (name if hub.is_hub_id(name) else Path(os.path.abspath(name)).name)
+
+
+def _find_shares(parts: Sequence[Part], weights: list[float] | None) -> list[float]:
+    sizes = weights or [len(part.dataset) if isinstance(part.dataset, TokenRows) else 1.0 for part in parts]
+    return [size / sum(sizes) for size in sizes]
+
+
 def _join(parts: Sequence["Dataset[Row]"]) -> Any:
     """Join data sets to one; there may be none."""
     return ConcatDataset(parts) if len(parts) > 1 else parts[0] if parts else None
@@ -228,15 +279,14 @@ def _keep_ledger(parts: Sequence[Part], weights: list[float] | None, evaluated: 
 
 
 def _describe(train: TokenRows | None, held: TokenRows | None, passes: float | None) -> SourceLedger:
-    rows = train or held
-    assert rows is not None
+    apart = {rows.documents: rows for rows in (held, train) if rows is not None}.values()
     return SourceLedger(
-        rows.store.counts,
+        next(iter(apart)).store.counts,
         trained_on=train.num_targets if train is not None else 0,
         held_out=held.num_targets if held is not None else 0,
-        first=rows.num_first,
-        cut=rows.num_cut,
-        dropped=rows.num_dropped_tokens,
-        num_long=rows.num_dropped,
+        first=sum(rows.num_first for rows in apart),
+        cut=sum(rows.num_cut for rows in apart),
+        dropped=sum(rows.num_dropped_tokens for rows in apart),
+        num_long=sum(rows.num_dropped for rows in apart),
         passes=passes,
     )

@@ -25,21 +25,26 @@ class TokenRows(Dataset[Row]):  # type: ignore[misc]  # mypy does not follow tor
 
     Attributes:
         store: The store that is read.
+        documents: The documents of the store that are laid out, counted from 0.
         max_length: The most tokens of a row.
         num_cut: Tokens that `on_long: cut` left out.
         num_dropped: Documents that `on_long: drop` left out.
         num_dropped_tokens: Their tokens.
     """
 
-    def __init__(self, store: TokenStore, *, max_length: int, on_long: OnLong, pack: bool) -> None:
-        """Lay out the rows; nothing is read but where documents begin.
+    def __init__(
+        self, store: TokenStore, *, max_length: int, on_long: OnLong, pack: bool, documents: range | None = None
+    ) -> None:
+        """Lay out the rows of a store, or of a range of its documents; nothing is read but where documents begin.
 
         Raises:
             InputError: max_length is below 2, or on_long is `error` and a document is longer.
         """
         check_max_length(max_length)
         self.store, self.max_length = store, max_length
-        lengths = np.diff(store.starts)
+        self.documents = range(store.num_documents) if documents is None else documents
+        starts = store.starts[self.documents.start : self.documents.stop + 1]
+        lengths = np.diff(starts)
         kept, is_long = lengths, lengths > max_length
         self.num_cut = self.num_dropped = self.num_dropped_tokens = 0
         if on_long == "error" and is_long.any():
@@ -51,9 +56,9 @@ class TokenRows(Dataset[Row]):  # type: ignore[misc]  # mypy does not follow tor
             kept = lengths[~is_long]
             self.num_dropped, self.num_dropped_tokens = int(is_long.sum()), int(lengths[is_long].sum())
         # Where each kept document begins in the stream and in the store; None: the stream is the store.
-        self._is_whole = len(kept) == len(lengths) and self.num_cut == 0
+        self._is_whole = len(kept) == store.num_documents and self.num_cut == 0
         self._starts = store.starts if self._is_whole else _add_up(kept)
-        self._sources = store.starts[:-1][~is_long] if on_long == "drop" else store.starts[:-1]
+        self._sources = starts[:-1][~is_long] if on_long == "drop" else starts[:-1]
         # Without packing: the rows before each document; one of a single token predicts nothing and has none.
         self._rows = None if pack else _add_up((kept + max_length - 3) // (max_length - 1))
         self._first, self._stop = 0, self._count_rows()
@@ -97,7 +102,7 @@ class TokenRows(Dataset[Row]):  # type: ignore[misc]  # mypy does not follow tor
 
     @property
     def num_first(self) -> int:
-        """The number of tokens of the whole store that begin a kept document, which no row predicts."""
+        """The number of tokens that begin a kept document, which no row predicts; `split` does not change it."""
         return len(self._starts) - 1
 
     def has_target(self, token: int) -> bool:

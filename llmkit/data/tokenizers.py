@@ -3,14 +3,15 @@
 import logging
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmkit.data.ledger import Counts
-from llmkit.data.sources import list_files, read_documents
+from llmkit.data.sources import Document, OnBad, is_shards, list_files, read_documents
 from llmkit.errors import InputError, RunError
-from llmkit.recipe.schema import SourceSpec
+from llmkit.recipe.schema import DataSpec, SourceSpec
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST = 257  # the 256 bytes and end-of-text
@@ -19,7 +20,7 @@ TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 
 def train_tokenizer(
-    files: Sequence[str | Path],
+    files: Sequence[str | Path] | DataSpec,
     out: Path,
     vocab_size: int,
     *,
@@ -27,14 +28,16 @@ def train_tokenizer(
     encoding: str = "utf-8",
     overwrite: bool = False,
 ) -> Path:
-    """Train a byte-level BPE tokenizer on files and write it as a folder that AutoTokenizer loads.
+    """Train a byte-level BPE tokenizer on texts and write it as a folder that AutoTokenizer loads.
 
     Text is neither normalised nor prefixed, so that any text comes back as it was. End-of-text is bos and eos. There is
     no pad token: were end-of-text the pad, collators that mask by the pad's id would hide every end-of-text from the
     loss. The same files give the same tokenizer.json, byte for byte.
 
     Args:
-        files: Files, globs or folders, of the kinds that data.path takes.
+        files: Files, globs or folders, of the kinds that data.path takes; or the data section of a recipe, whose texts
+            are cleaned by its rules, without the documents it holds out. Of a mixture the sources give bytes by their
+            weights (unset: alike), until the first has no more.
         out: The folder to write.
         vocab_size: Tokens in all; fewer where the files hold too few pairs that occur twice, with a note.
         text_column: The column that holds the text, where there are columns.
@@ -53,9 +56,14 @@ def train_tokenizer(
             f"vocab_size must hold 256 bytes and end-of-text, got {vocab_size}; expected {SMALLEST} or more"
         )
     _check_place(out, overwrite)
-    paths = [path for name in files for path in list_files(str(name))]
-    counts = Counts(", ".join(str(name) for name in files)[:160])
-    tokenizer = _train(_read_pieces(paths, text_column, encoding, counts), vocab_size)
+    if isinstance(files, DataSpec):
+        counts, pieces = _begin_mixture(files)
+    else:
+        paths = [path for name in files for path in list_files(str(name))]
+        counts = Counts(", ".join(str(name) for name in files)[:160])
+        specs = [SourceSpec(path=str(path), text_column=text_column, encoding=encoding) for path in paths]
+        pieces = (piece for spec in specs for piece in _read_pieces(spec, counts))
+    tokenizer = _train(pieces, vocab_size)
     if counts.documents == 0:
         raise InputError(f"0 examples in {counts.name}")
     if len(tokenizer) < vocab_size:
@@ -87,17 +95,55 @@ def _check_place(out: Path, overwrite: bool) -> None:
         raise InputError(f"cannot write to {out}; expected a folder in a place that can be written to")
 
 
-def _read_pieces(paths: Sequence[Path], text_column: str, encoding: str, counts: Counts) -> Iterator[str]:
-    for path in paths:
-        spec = SourceSpec(path=str(path), text_column=text_column, encoding=encoding)
-        for document in read_documents(spec, counts=counts):
-            text, start = document.text, 0
-            while start < len(text):
-                end = start + PIECE
-                if end < len(text):
-                    end = text.rfind("\n", start, end) + 1 or end
-                yield text[start:end]
-                start = end
+def _begin_mixture(data: DataSpec) -> tuple[Counts, Iterator[str]]:
+    sources: Sequence[SourceSpec] = data.mix or [data]
+    for part in sources:
+        if part.path is None:
+            raise InputError("no data to train on; expected data.path, or data.mix with a path each")
+        if is_shards(part.path):
+            raise InputError(f"{part.path} holds token shards; a tokenizer is made from texts")
+    weights = [part.weight or 1.0 for part in data.mix or []] or [1.0]
+    counts = Counts(", ".join(str(part.path) for part in sources)[:160])
+    return counts, _mix([_read_pieces(part, counts, data.on_bad) for part in sources], weights)
+
+
+def _mix(sources: Sequence[Iterator[str]], weights: Sequence[float]) -> Iterator[str]:
+    """Take pieces from the source that is furthest behind its share of bytes, until one has no more."""
+    given = [0.0] * len(sources)
+    while True:
+        i = min(range(len(sources)), key=lambda i: given[i] / weights[i])
+        piece = next(sources[i], None)
+        if piece is None:
+            return
+        given[i] += len(piece.encode())
+        yield piece
+
+
+def _read_pieces(spec: SourceSpec, counts: Counts, on_bad: OnBad = "error") -> Iterator[str]:
+    documents = read_documents(spec, on_bad=on_bad, counts=counts)
+    for document in _leave_last(documents, spec.eval_documents or 0, str(spec.path)):
+        text, start = document.text, 0
+        while start < len(text):
+            end = start + PIECE
+            if end < len(text):
+                end = text.rfind("\n", start, end) + 1 or end
+            yield text[start:end]
+            start = end
+
+
+def _leave_last(documents: Iterator[Document], number: int, name: str) -> Iterator[Document]:
+    """Leave the last documents out; a part of a long one waits only until so many others have begun after it."""
+    waiting: deque[Document] = deque()
+    num_begun, begins, is_empty = 0, True, True  # of those that wait
+    for document in documents:
+        num_begun, begins = num_begun + begins, document.ends
+        waiting.append(document)
+        while waiting and num_begun > number:
+            num_begun, is_empty = num_begun - waiting[0].ends, False
+            yield waiting.popleft()
+    if number and is_empty:
+        sentence = f"data.eval_documents would hold out {number:,} of the {num_begun:,} documents of {name}"
+        raise InputError(f"{sentence}, and leave none")
 
 
 def _train(pieces: Iterator[str], vocab_size: int) -> Any:

@@ -21,10 +21,10 @@ llmkit recipes check my.yaml data.path=corpus.txt
   value is YAML. `key=null` takes a key back, as if it had not been given anywhere.
 - `extends` builds upon another recipe: mappings merge, a list replaces a list. A model.config of another model_type
   replaces the parent's. Relative paths are taken from the working folder, `extends` alone from the recipe's.
-- Of model.name and model.config, data.path and data.mix, train.max_steps and train.num_epochs, and the three
+- Of model.name and model.config, data.path and data.mix, train.max_steps and train.num_epochs, and the four
   data.eval_ keys, a layer gives one; a later layer's choice drops the earlier one. With another model.name go revision
-  and kwargs, with another data.path name, train_split, eval_split and kwargs, with another optim.name or schedule.name
-  their kwargs.
+  and kwargs, with another data.path name, train_split, eval_split, kwargs, origin and license, with another optim.name
+  or schedule.name their kwargs.
 - No tags, anchors, aliases or duplicate keys; at most 64 kB.
 
 This page and the JSON schema are written by `llmkit recipes schema --markdown` and `llmkit recipes schema`.

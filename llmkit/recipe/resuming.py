@@ -11,6 +11,7 @@ from llmkit.recipe.schema import Recipe
 FREE_SECTIONS = ("eval", "save", "log")
 FREE_KEYS = (
     "output_dir",
+    "about",
     "train.max_steps",
     "train.num_epochs",
     "train.micro_batch_size",
@@ -23,8 +24,8 @@ LENGTH = ("train.max_steps", "train.num_epochs")
 def resume_recipe(given: Recipe, kept: Recipe) -> Recipe:
     """Join the recipe that a run began with and the one that is given to go on.
 
-    Only the length, micro_batch_size, compile, threads, output_dir, eval, save and log may change; what is not given is
-    as it was.
+    Only the length, micro_batch_size, compile, threads, output_dir, about, eval, save and log may change; what is not
+    given is as it was.
 
     Args:
         given: The recipe that is given now.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from llmkit.recipe.schema import DataSpec, Recipe, SourceSpec
 
 DATA_ENDINGS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".json", ".gz")
+SOURCE_KEYS = ("eval_documents", "origin", "license")  # of one source, beside those of the hub
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _check_data(data: DataSpec, own_data: bool) -> Iterator[Breach]:
     yield from _check_hub_keys("data", data)
     for number, part in enumerate(data.mix or []):
         key = f"data.mix.{number}"
-        if part.path is None:
+        if part.path is None and not own_data:
             yield Breach((f"{key}.path",), "missing; add the path of this source")
         yield from _check_hub_keys(key, part)
     weighted = sum(part.weight is not None for part in data.mix or [])
@@ -78,12 +79,27 @@ def _check_data(data: DataSpec, own_data: bool) -> Iterator[Breach]:
         parts = [f"data.mix.{number}.weight" for number in range(len(data.mix))]
         yield Breach(("data.mix", *parts), f"{weighted} of {len(data.mix)} sources have a weight; expected all or none")
     if data.mix:
-        for name, value in _list_hub_keys(data):
+        for name, value in [*_list_hub_keys(data), *((key, getattr(data, key)) for key in SOURCE_KEYS)]:
             if value:
                 yield Breach((f"data.{name}", "data.mix"), "cannot act beside data.mix")
-    if data.streaming and data.eval_rows is not None:
-        sentence = "a stream has no last rows to hold out; expected data.eval_path or data.eval_split"
-        yield Breach(("data.eval_rows", "data.streaming"), sentence)
+    yield from _check_held_out(data)
+
+
+def _check_held_out(data: DataSpec) -> Iterator[Breach]:
+    """Find what would be held out twice, or of a stream."""
+    mix: list[tuple[str, SourceSpec]] = [(f"data.mix.{number}", part) for number, part in enumerate(data.mix or [])]
+    sources = mix or [("data", data)]
+    documents = [f"{key}.eval_documents" for key, part in sources if part.eval_documents is not None]
+    others = ("eval_split", "eval_rows", "eval_path")
+    other = next((f"data.{key}" for key in others if getattr(data, key) is not None), None)
+    if data.mix and documents and other:
+        yield Breach((documents[0], other), f"given beside {other}; expected one of the two")
+    rows = ["data.eval_rows"] if data.eval_rows is not None else []
+    for key in [*rows, *documents] if data.streaming else []:
+        sentence = (
+            f"a stream has no last {key.rpartition('_')[2]} to hold out; expected data.eval_path or data.eval_split"
+        )
+        yield Breach((key, "data.streaming"), sentence)
 
 
 def _check_hub_keys(key: str, source: SourceSpec) -> Iterator[Breach]:
@@ -129,10 +145,11 @@ def _check_steps(recipe: Recipe) -> Iterator[Breach]:
 def _check_eval(recipe: Recipe) -> Iterator[Breach]:
     """Find what is set for evaluations that have no data."""
     data, evaluation = recipe.data, recipe.eval
-    if data.eval_split is not None or data.eval_rows is not None or data.eval_path is not None:
+    choices = ("data.eval_split", "data.eval_rows", "data.eval_path", "data.eval_documents")
+    held = any(part.eval_documents is not None for part in data.mix or [])
+    if held or any(getattr(data, key.partition(".")[2]) is not None for key in choices):
         return
-    choices = ("data.eval_split", "data.eval_rows", "data.eval_path")
-    wanted = "cannot act without evaluation data; add data.eval_rows, data.eval_path or data.eval_split"
+    wanted = "cannot act without evaluation data; add data.eval_rows, data.eval_documents or data.eval_path"
     if evaluation.num_batches is not None:
         yield Breach(("eval.num_batches", *choices), wanted)
     if evaluation.patience is not None:

@@ -67,8 +67,12 @@ class CleanSpec(Section):
         default=False, description="Drop blocks of code, fenced or indented; a word of it within a sentence stays."
     )
     urls: Flag = Field(default=False, description="Drop URLs.")
+    unwrap: Flag = Field(default=False, description="Join the lines of a document that is wrapped at a fixed width.")
     min_han_share: Share | None = Field(
         default=None, description="Drop paragraphs with a smaller share of Han characters among their letters."
+    )
+    min_paragraph_chars: Count | None = Field(
+        default=None, description="Drop paragraphs with fewer characters, such as headings and what introduces code."
     )
 
 
@@ -90,6 +94,11 @@ class SourceSpec(Section):
     encoding: Text = Field(default="utf-8", description="Encoding of text files.")
     clean: CleanSpec = Field(default=CleanSpec(), description="Rules that clean each document.")
     kwargs: Options = Field(default={}, description="Further arguments of datasets.load_dataset, for a hub data set.")
+    eval_documents: Count | None = Field(
+        default=None, description="Documents held out at the end of the source; no token of them is trained on."
+    )
+    origin: Text | None = Field(default=None, description="Where the texts come from; the model card says it.")
+    license: Text | None = Field(default=None, description="Their licence; the model card says it.")
 
 
 class MixSpec(SourceSpec):
@@ -183,6 +192,13 @@ class EvalSpec(Section):
 class SaveSpec(Section):
     """The checkpoints."""
 
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="Type of the weights in final/; unset: as trained."
+    )
+    generation_config: Options = Field(
+        default={}, description="Keys of GenerationConfig, stored in final/ for those who generate with it."
+    )
+
     every_steps: Count = Field(default=500, description="Steps between checkpoints.")
     keep: Count = Field(default=2, description="Checkpoints that are kept.")
 
@@ -208,6 +224,9 @@ class Recipe(Section):
         default=0, description="Decides initial weights, order and dropout."
     )
     output_dir: Text | None = Field(default=None, description="Folder of the run; unset: runs/NAME.")
+    about: Text | None = Field(
+        default=None, description="What the model is for and what it cannot do; the model card begins with it."
+    )
     model: ModelSpec = Field(description="The model.")
     data: DataSpec = Field(default=DataSpec(), description="The data.")
     optim: OptimSpec = Field(default=OptimSpec(), description="The optimizer.")

@@ -98,6 +98,7 @@ def check(recipe: Recipe) -> None:
         optim.check_optim(recipe.optim, recipe.schedule, recipe.train.max_steps or 1000)
     except InputError as err:
         problems.append(str(err))
+    problems += models.check_generation(recipe.save.generation_config)
     for key, source in _list_sources(recipe):
         try:
             codecs.lookup(source.encoding)

@@ -3,13 +3,15 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from llmkit import runfolder
 from llmkit.errors import RunError
-from llmkit.training import measuring, saving
+from llmkit.training import card, measuring, saving
 from llmkit.training.session import Session, describe_saved
 
 logger = logging.getLogger("llmkit")
@@ -163,7 +165,33 @@ def _check_finite(s: Session) -> None:
         raise RunError(f"the weight {broken} is not finite after step {s.state.step}; {describe_saved(s)}")
 
 
-def keep_model(s: Session, part: str, **facts: object) -> None:
+def keep_final(s: Session, **facts: object) -> None:
+    """Write the model as it stands to final/, as the recipe's save section says, with its model card.
+
+    Raises:
+        RunError: The disk is full.
+    """
+    spec = s.plan.recipe.save
+    dtype = getattr(torch, spec.dtype) if spec.dtype is not None else None
+
+    def add_card(folder: Path) -> None:
+        (folder / "README.md").write_text(card.write_card(s, folder), encoding="utf-8")
+
+    keep_model(s, "final", dtype=dtype, generation_config=spec.generation_config, complete=add_card, **facts)
+    if s.accelerator.is_main_process:
+        text = (s.folder / "final" / "README.md").read_text(encoding="utf-8")
+        runfolder.write_text(s.folder / "README.md", text)
+
+
+def keep_model(
+    s: Session,
+    part: str,
+    *,
+    dtype: torch.dtype | None = None,
+    generation_config: Mapping[str, object] | None = None,
+    complete: Callable[[Path], None] | None = None,
+    **facts: object,
+) -> None:
     """Write the model as it stands to best/ or final/, with what a user of it must know in llmkit.json.
 
     Raises:
@@ -175,6 +203,14 @@ def keep_model(s: Session, part: str, **facts: object) -> None:
         "step": s.state.step,
         "metrics": s.state.metrics,
     }
-    tokenizer, is_main = s.plan.parts.tokenizer, s.accelerator.is_main_process
-    saving.save_checkpoint(s.folder / part, s.plain_model, tokenizer, {**known, **facts}, is_main=is_main)
+    saving.save_checkpoint(
+        s.folder / part,
+        s.plain_model,
+        s.plan.parts.tokenizer,
+        {**known, **facts},
+        dtype=dtype,
+        generation_config=generation_config,
+        complete=complete,
+        is_main=s.accelerator.is_main_process,
+    )
     s.accelerator.wait_for_everyone()

@@ -54,16 +54,12 @@ def check_config(config: Mapping[str, Any]) -> list[str]:
     """
     kind = str(config.get("model_type"))
     if kind not in transformers.CONFIG_MAPPING:
-        near = difflib.get_close_matches(kind, transformers.CONFIG_MAPPING.keys(), n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
+        meant = _suggest(kind, set(transformers.CONFIG_MAPPING.keys()))
         return [f"model.config.model_type: transformers has no model_type {kind!r}{meant}"]
     known = _list_keys(kind)
-    problems = []
-    for key in config:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(f"model.config.{key}: {kind} has no such key{meant}")
+    problems = [
+        f"model.config.{key}: {kind} has no such key{_suggest(key, known)}" for key in config if key not in known
+    ]
     if not problems:
         try:
             with runtime.quiet():
@@ -71,6 +67,28 @@ def check_config(config: Mapping[str, Any]) -> list[str]:
         except Exception as err:  # configs are checked by their classes, each in its own way
             problems.append(f"model.config: {kind} refuses it: {_join_lines(err)}")
     return problems
+
+
+def check_generation(settings: Mapping[str, Any]) -> list[str]:
+    """Check the keys and values of save.generation_config against GenerationConfig, which itself takes any key.
+
+    Returns:
+        A sentence for each problem, beginning with its key.
+    """
+    key, known = "save.generation_config", set(transformers.GenerationConfig().to_dict())
+    problems = [f"{key}.{k}: GenerationConfig has no such key{_suggest(k, known)}" for k in settings if k not in known]
+    if not problems:
+        try:
+            with runtime.quiet():
+                transformers.GenerationConfig(**settings).validate(strict=True)
+        except (TypeError, ValueError) as err:
+            problems.append(f"{key}: GenerationConfig refuses it: {_join_lines(err)}")
+    return problems
+
+
+def _suggest(key: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _list_keys(kind: str) -> set[str]:

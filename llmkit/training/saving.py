@@ -10,7 +10,7 @@ its count at 1), refuses SGD without momentum, and refuses a parameter that neve
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import GenerationConfig
 
 from llmkit import runtime
 from llmkit.errors import DamagedError
 from llmkit.runfolder import DISK, Disk, naming_full_disk, prune, publish
 
+GENERATION = "generation_config.json"
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -81,6 +83,9 @@ def save_checkpoint(
     tokenizer: Any,
     facts: Mapping[str, object],
     *,
+    dtype: torch.dtype | None = None,
+    generation_config: Mapping[str, object] | None = None,
+    complete: Callable[[Path], None] | None = None,
     is_main: bool = True,
     disk: Disk = DISK,
 ) -> None:
@@ -91,6 +96,9 @@ def save_checkpoint(
         model: The model itself, as for save_step.
         tokenizer: Saved beside the weights.
         facts: What use has to know of training, written to llmkit.json.
+        dtype: The type in which the weights are stored; None: as they are.
+        generation_config: Keys of GenerationConfig that are stored with it.
+        complete: Is given the folder, whole but not yet in its place, and may add files.
         is_main: Whether this process writes; the others help to gather.
         disk: How the disk is changed.
 
@@ -100,8 +108,17 @@ def save_checkpoint(
     weights = _gather_weights(model)
 
     def fill(folder: Path) -> None:
-        _write_model(folder, model, weights, tokenizer)
+        _write_model(folder, model, weights if dtype is None else _cast(weights, dtype), tokenizer)
+        if dtype is not None:  # save_pretrained states the type of the model, not of the weights that it is given
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            _write_json(folder / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
+        if generation_config:
+            kept = GenerationConfig.from_pretrained(folder) if (folder / GENERATION).exists() else GenerationConfig()
+            kept.update(**generation_config)
+            kept.save_pretrained(folder)
         _write_json(folder / "llmkit.json", facts)
+        if complete is not None:
+            complete(folder)
 
     if is_main:
         with naming_full_disk(target.parent, f"{target.name}/"):
@@ -140,6 +157,12 @@ def _write_model(folder: Path, model: Any, weights: Mapping[str, torch.Tensor], 
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _cast(weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Cast weights; what shares a tensor shares the new one, so that it is stored once."""
+    new = {id(tensor): tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in weights.values()}
+    return {name: new[id(tensor)] for name, tensor in weights.items()}
 
 
 def _gather_weights(model: Any) -> dict[str, torch.Tensor]:

@@ -63,7 +63,7 @@ def train_in(
         else:
             train = plan.recipe.train
             length = {"max_steps": plan.max_steps, "num_epochs": train.num_epochs}
-            keeping.keep_model(s, "final", **length, end=end, patience=plan.recipe.eval.patience)
+            keeping.keep_final(s, **length, end=end, patience=plan.recipe.eval.patience)
     return Run(folder, s.state.step, end != "time", s.state.metrics)
 
 

@@ -1,6 +1,22 @@
 """`llmkit data tokenizer`: the path to stdout, and one sentence with the command's own options when it fails."""
 
+import json
+
 import pytest
+
+from llmkit.recipe.reading import find_recipes
+
+RECIPE = """\
+version: 1
+objective: causal-lm
+model: {config: {model_type: gpt2}, tokenizer: not/made/yet}
+data:
+  mix:
+    - {path: en.jsonl, text_column: body, clean: {urls: true}, eval_documents: 3}
+    - {path: zh.jsonl, clean: {urls: true}}
+train: {max_steps: 2}
+"""
+ENGLISH, CHINESE = "Once upon a time {} there was a fox https://e.org/x", "人工智能的未来{}是什么。https://e.org/x"
 
 
 @pytest.fixture
@@ -41,3 +57,72 @@ def test_data_tokenizer_ends_with_2_and_one_sentence(corpus, llmkit_cli, argumen
     call = ("data", "tokenizer", *arguments, "-o", "tok", "--vocab-size", "300")
     assert llmkit_cli(*call) == (2, "", f"llmkit: error: {error}")
     assert not (corpus / "tok").exists()
+
+
+def write_rows(folder, name, texts, column="text"):
+    lines = [json.dumps({column: text}, ensure_ascii=False) + "\n" for text in texts]
+    (folder / name).write_text("".join(lines), encoding="utf-8")
+
+
+@pytest.fixture
+def recipe(corpus):
+    """`r.yaml`, a mixture of `en.jsonl` and `zh.jsonl`, and `cleaned.jsonl`, the texts that it trains on, cleaned."""
+    write_rows(corpus, "en.jsonl", [ENGLISH.format(i) for i in range(9)], "body")
+    write_rows(corpus, "zh.jsonl", [CHINESE.format(i) for i in range(9)])
+    kept = [text.format(i).split("https")[0].strip() for i in range(6) for text in (ENGLISH, CHINESE)]
+    write_rows(corpus, "cleaned.jsonl", kept)
+    (corpus / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    return corpus
+
+
+def read_vocabulary(folder):
+    return json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+
+
+def test_data_tokenizer_of_a_recipe_is_that_of_its_cleaned_data(recipe, llmkit_cli):
+    options = ("--vocab-size", "290")
+    assert llmkit_cli("data", "tokenizer", "r.yaml", "-o", "one", *options) == (0, "one\n", "")
+    assert llmkit_cli("data", "tokenizer", "cleaned.jsonl", "-o", "two", *options) == (0, "two\n", "")
+    assert read_vocabulary(recipe / "one") == read_vocabulary(recipe / "two")
+    assert sorted(p.name for p in (recipe / "one").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+
+
+def test_data_tokenizer_takes_keys_of_a_recipe(recipe, llmkit_cli):
+    keys = ("data.mix=null", "data.path=zh.jsonl", "data.clean.urls=true")
+    call = ("data", "tokenizer", "r.yaml", *keys, "-o", "tok", "--vocab-size", "999", "--quiet")
+    assert llmkit_cli(*call) == (0, "tok\n", "")
+    write_rows(recipe, "zh-alone.jsonl", [CHINESE.format(i).split("https")[0] for i in range(9)])
+    call = ("data", "tokenizer", "zh-alone.jsonl", "-o", "other", "--vocab-size", "999", "--quiet")
+    assert llmkit_cli(*call) == (0, "other\n", "")
+    assert read_vocabulary(recipe / "tok") == read_vocabulary(recipe / "other")
+
+
+def test_data_tokenizer_takes_a_recipe_by_its_name_unless_a_file_has_it(recipe, llmkit_cli):
+    name = "shakespeare-small"
+    assert name in find_recipes()
+    call = ("data", "tokenizer", name, "-o")
+    size = ("--vocab-size", "270")
+    keys = ("data.path=en.jsonl", "data.text_column=body", "data.eval_rows=null", "data.clean.urls=true")
+    assert llmkit_cli(*call, "one", *size, *keys) == (0, "one\n", "")
+    (recipe / name).mkdir()
+    write_rows(recipe / name, "zh.jsonl", [CHINESE.format(i) for i in range(9)])
+    assert llmkit_cli(*call, "two", *size) == (0, "two\n", "")
+    assert read_vocabulary(recipe / "one") != read_vocabulary(recipe / "two")
+    assert llmkit_cli("data", "tokenizer", f"{name}/zh.jsonl", "-o", "three", *size) == (0, "three\n", "")
+    assert read_vocabulary(recipe / "two") == read_vocabulary(recipe / "three")
+    assert llmkit_cli(*call, "four", *size, *keys)[:2] == (2, "")  # keys are files, where the name is a folder
+
+
+def test_data_tokenizer_hints_at_the_keys_of_a_recipe(recipe, llmkit_cli):
+    call = ("data", "tokenizer", "r.yaml", "-o", "tok", "--vocab-size", "280")
+    error = "llmkit: error: {}\nhint: {}\n"
+    assert llmkit_cli(*call, "data.mix.0.text_column=bodi") == (
+        2,
+        "",
+        error.format("en.jsonl row 1: column 'bodi' not in [body]", "data.text_column: body"),
+    )
+    hint = "data.text_column=NAME and data.encoding=NAME do it for a recipe"
+    for option in (("--text-column", "body"), ("--encoding", "gb18030")):
+        sentence = "--text-column and --encoding cannot act on a recipe"
+        assert llmkit_cli(*call, *option) == (2, "", error.format(sentence, hint))
+    assert not (recipe / "tok").exists()

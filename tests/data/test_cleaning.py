@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import textwrap
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from llmkit.recipe.schema import CleanSpec
 MARKDOWN = CleanSpec(markdown=True)
 CODE = CleanSpec(code=True)
 URLS = CleanSpec(urls=True)
+UNWRAP = CleanSpec(unwrap=True)
 ALL = CleanSpec(markdown=True, code=True, urls=True, min_han_share=0.5)
 
 
@@ -115,6 +117,111 @@ def test_clean_min_han_share_drops_paragraphs_in_other_scripts():
     assert cleaned("𠀀㐀々〇\n\nかな", CleanSpec(min_han_share=1.0)) == "𠀀㐀々〇"
 
 
+ENGLISH = [
+    "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, it "
+    "was the epoch of belief, it was the epoch of incredulity, it was the season of Light.",
+    "There were a king with a large jaw and a queen with a plain face, on the throne of England; there were a king "
+    "with a large jaw and a queen with a fair face, on the throne of France.",
+    "In both countries it was clearer than crystal.",
+    "Mr. Cruncher, sitting on his well-worn stool, looked about the dimly lit street and thought of nothing but of "
+    "supper, as old men of five-and-sixty do.",
+]
+CHINESE = [
+    "他说：“你好，世界！”于是大家都笑了起来，天空中没有一丝云彩，远处的山峦清晰可见，孩子们在草地上奔跑着，笑声传得很远。",
+    "没有人知道人工智能的未来是什么。“也许，”老人慢慢地说，“我们应该先问一问自己，到底想要一个怎样的未来。”",
+]
+
+
+def wrap_at(paragraph, width):
+    """Wrap Chinese, which has no spaces to wrap at."""
+    return "\n".join(paragraph[i : i + width] for i in range(0, len(paragraph), width))
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\n"], ids=["blank line", "line break"])
+@pytest.mark.parametrize("width", [40, 70, 100])
+def test_clean_unwrap_joins_wrapped_english_exactly(width, between):
+    wrapped = between.join(textwrap.fill(paragraph, width) for paragraph in ENGLISH)
+    assert max(map(len, wrapped.split("\n"))) <= width
+    assert cleaned(wrapped, UNWRAP) == between.join(ENGLISH)
+
+
+def test_clean_unwrap_joins_a_word_that_is_cut_at_a_dash():
+    lines = ["He wore on that memorable evening a rather well-", "known coat, and said nothing of it, or of tea\u2014",
+             "which was served at nine o'clock by the maid, he", "noticed."]  # fmt: skip
+    whole = (
+        "He wore on that memorable evening a rather well-known coat, and said nothing of it, or of tea\u2014which was "
+    )
+    assert cleaned("\n".join(lines), UNWRAP) == whole + "served at nine o'clock by the maid, he noticed."
+
+
+@pytest.mark.parametrize("width", [30, 33, 40])
+def test_clean_unwrap_joins_chinese_without_a_space(width):
+    wrapped = "\n\n".join(wrap_at(paragraph, width) for paragraph in CHINESE)
+    assert wrapped.count("\n") > 3
+    assert cleaned(wrapped, UNWRAP) == "\n\n".join(CHINESE)
+
+
+def test_clean_unwrap_puts_no_space_between_two_marks_of_chinese():
+    first, second = "天" * 38 + "他说：", "“你好”" + "，他又说" * 8
+    assert len(first) == 41
+    assert cleaned(f"{first}\n{second}，", UNWRAP) == f"{first}{second}，"
+
+
+def test_clean_unwrap_puts_a_space_between_english_words_beside_chinese():
+    text = wrap_at(CHINESE[0], 40) + "\nwritten with the tokenizer of the library and\nwith transformers"
+    assert cleaned(text, UNWRAP).endswith("tokenizer of the library and with transformers")
+
+
+def test_clean_unwrap_keeps_the_lines_of_verse_and_of_lists_in_a_wrapped_text():
+    verse = "人生若只如初见\n何事秋风悲画扇\n\n1. one thing\n2. another thing"
+    wrapped = "\n\n".join([textwrap.fill(ENGLISH[0], 70), verse, textwrap.fill(ENGLISH[1], 70)])
+    assert cleaned(wrapped, UNWRAP) == "\n\n".join([ENGLISH[0], verse, ENGLISH[1]])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(ENGLISH),
+        "\n\n".join(p * 3 for p in CHINESE),
+        "eggs\nmilk\na loaf of bread",
+        "鸡蛋\n牛奶\n\n一块面包",
+        "one line alone of some forty characters..",
+        "".join(CHINESE)[:60],
+    ],
+    ids=["long lines", "long Chinese lines", "short list", "short Chinese list", "one line", "one Chinese line"],
+)
+def test_clean_unwrap_leaves_a_text_that_is_not_wrapped(text):
+    assert clean(text, UNWRAP) == (text, None)
+
+
+def test_clean_unwrap_keeps_white_space_within_lines_alone():
+    assert cleaned("\u3000\u3000一 二\n   three  four \t\n\nfive", UNWRAP) == "一 二\nthree  four\n\nfive"
+    assert cleaned("\n \n\n x", UNWRAP) == "x"
+
+
+def test_clean_unwrap_reads_line_ends_of_windows():
+    wrapped = "\n\n".join(textwrap.fill(paragraph, 70) for paragraph in ENGLISH).replace("\n", "\r\n")
+    assert cleaned(wrapped, UNWRAP) == "\n\n".join(ENGLISH)
+
+
+def test_clean_unwrap_changes_nothing_when_it_unwraps_again():
+    wrapped = "\n\n".join(textwrap.fill(paragraph, 70) for paragraph in ENGLISH)
+    assert cleaned(cleaned(wrapped, UNWRAP), UNWRAP) == cleaned(wrapped, UNWRAP)
+
+
+def test_clean_min_paragraph_chars_drops_shorter_paragraphs():
+    text = "第一章\n\n人工智能的未来是什么\n\nas follows:\n\n一二三四五六七八九\n\n两行\n的一个小段落。"
+    left = "人工智能的未来是什么\n\nas follows:\n\n两行\n的一个小段落。"
+    assert cleaned(text, CleanSpec(min_paragraph_chars=10)) == left
+    assert cleaned(text, CleanSpec(min_paragraph_chars=1)) == text
+
+
+def test_clean_min_paragraph_chars_counts_what_the_other_rules_leave():
+    text = "**标题** https://e.org/a/long/address\n\n" + textwrap.fill(ENGLISH[3], 50)
+    spec = CleanSpec(markdown=True, urls=True, unwrap=True, min_paragraph_chars=60)
+    assert cleaned(text, spec) == ENGLISH[3]
+
+
 @pytest.mark.parametrize(
     ("text", "spec", "rule"),
     [
@@ -123,6 +230,8 @@ def test_clean_min_han_share_drops_paragraphs_in_other_scripts():
         ("```\na\n```", ALL, "markdown"),
         ("https://e.org www.e.org", URLS, "urls"),
         ("English", ALL, "min_han_share"),
+        ("一二三", CleanSpec(min_paragraph_chars=4), "min_paragraph_chars"),
+        ("English", CleanSpec(min_han_share=0.5, min_paragraph_chars=99), "min_han_share"),
     ],
 )
 def test_clean_names_the_rule_that_emptied_a_text(text, spec, rule):
@@ -164,7 +273,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("spec", [MARKDOWN, CODE, ALL], ids=["markdown", "code", "all"])
+@pytest.mark.parametrize("spec", [MARKDOWN, CODE, UNWRAP, ALL], ids=["markdown", "code", "unwrap", "all"])
 def test_clean_takes_time_in_proportion_to_the_text(spec):
     def seconds(text):
         started = time.process_time()
@@ -175,6 +284,7 @@ def test_clean_takes_time_in_proportion_to_the_text(spec):
     texts = [piece * (50_000 // len(piece)) for piece in PIECES] + [
         fences,
         "# a" + " " * 10**5 + "b",
+        "a line of words of forty characters, or so\n" * 50 + "x" * 10**5,
         "http://" + ")" * 10**5,
     ]
     slowest = max((seconds(text), text[:10]) for text in texts)

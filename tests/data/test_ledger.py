@@ -45,3 +45,12 @@ def test_ledger_of_a_mixture_a_stream_and_evaluation():
         "  documents  1 read",
         "  tokens     2 read = 1 held out + 1 at the start of a document",
     ]
+
+
+def test_ledger_names_the_rule_for_short_paragraphs_and_documents_held_out():
+    counts = Counts("小说.jsonl", documents=12, tokens=900, dropped={"min_paragraph_chars": 2})
+    assert SourceLedger(counts, trained_on=700, held_out=188, first=12).lines() == [
+        "小说.jsonl",
+        "  documents  12 read, 2 dropped: min_paragraph_chars",
+        "  tokens     900 read = 700 trained on + 188 held out + 12 at the start of a document",
+    ]

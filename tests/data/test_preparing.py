@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import datasets
 import numpy as np
@@ -69,6 +70,26 @@ def check_ledger(source):
     assert fates == source.counts.tokens
 
 
+def texts_in(rows, pack):
+    """The same of rows that are packed, or of rows that each hold a whole document."""
+    return texts_of(rows) if pack else [TOKENIZER.decode(r["input_ids"]).removesuffix("<|endoftext|>") for r in rows]
+
+
+def own_ids(lengths):
+    """Documents of ids: no two documents share an id, so that a token tells where it comes from."""
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    return [{"input_ids": list(range(start, start + n))} for start, n in zip(starts, lengths, strict=True)]
+
+
+def targets_of(rows):
+    """Count the tokens that rows predict: those that follow another one of their document."""
+    found = Counter()
+    for row in rows:
+        ids, documents = row["input_ids"], row["document_ids"]
+        found.update(ids[1:][documents[1:] == documents[:-1]].tolist())
+    return found
+
+
 def list_ids(rows, stop):
     return [rows[i]["input_ids"].tolist() for i in range(stop)]
 
@@ -128,6 +149,142 @@ def test_eval_rows_must_leave_some(write):
     assert message == f"data.eval_rows would hold out {number} of the {number} rows of {path}, and leave none"
 
 
+STORIES_ZH = [f"第{i}个故事：{'今天天气很好，我们去公园散步吧。' * (1 + i % 3)}" for i in range(12)]
+LAYOUTS = [(on_long, pack) for on_long in ("cut", "split", "drop") for pack in (True, False)]
+
+
+@pytest.mark.parametrize(("on_long", "pack"), LAYOUTS)
+def test_eval_documents_are_predicted_once_in_evaluation_and_never_trained_on(on_long, pack):
+    lengths = [5, 1, 9, 20, 2, 8, 3, 17, 8, 5, 1, 4]
+    rows, max_length = own_ids(lengths), 8
+    prepared = prepare(
+        dataset=rows, eval_documents=5, on_long=on_long, pack=pack, end_of_text=False, max_length=max_length
+    )
+
+    def expected(documents):
+        kept = [d["input_ids"][: max_length if on_long == "cut" else None] for d in documents]
+        return Counter(i for ids in kept if on_long != "drop" or len(ids) <= max_length for i in ids[1:])
+
+    seen = {i for row in prepared.train_dataset for i in row["input_ids"].tolist()}
+    assert not seen & {i for row in rows[-5:] for i in row["input_ids"]}
+    assert targets_of(prepared.train_dataset) == expected(rows[:-5])
+    assert targets_of(prepared.evaluation) == expected(rows[-5:])
+    assert targets_of(prepared.train[i] for i in range(prepared.train.num_rows)) == expected(rows[:-5])
+    (source,) = prepared.ledger.sources
+    check_ledger(source)
+    assert (source.counts.tokens, source.counts.documents) == (sum(lengths), len(lengths))
+    assert source.trained_on == expected(rows[:-5]).total()
+    assert source.held_out == expected(rows[-5:]).total()
+    num_long = sum(n > max_length for n in lengths)
+    assert source.num_long == (num_long if on_long == "drop" else 0)
+    assert source.first == len(lengths) - source.num_long
+    assert source.dropped == (sum(n for n in lengths if n > max_length) if on_long == "drop" else 0)
+    assert source.cut == (sum(n - max_length for n in lengths if n > max_length) if on_long == "cut" else 0)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("texts", [STORIES, STORIES_ZH], ids=["English", "Chinese"])
+def test_eval_documents_are_the_last_of_the_file(write, texts, pack):
+    prepared = prepare(path=write("a.jsonl", texts), eval_documents=4, pack=pack, max_length=300)
+    assert texts_in(prepared.train_dataset, pack) == texts[:-4]
+    assert texts_in(prepared.evaluation, pack) == texts[-4:]
+
+
+def test_eval_documents_are_counted_after_cleaning(write):
+    texts = ["今天", "好", "https://example.org", "天气 https://example.org", "", "www.example.org"]
+    prepared = prepare(path=write("a.jsonl", texts), eval_documents=1, clean={"urls": True})
+    assert (texts_of(prepared.train_dataset), texts_of(prepared.evaluation)) == (["今天", "好"], ["天气"])
+    check_ledger(prepared.ledger.sources[0])
+
+
+def test_eval_documents_change_no_row_but_the_last_that_is_trained_on(write):
+    path = write("a.jsonl", STORIES)
+    whole = [row["input_ids"].tolist() for row in prepare(path=path).train_dataset]
+    some = [row["input_ids"].tolist() for row in prepare(path=path, eval_documents=5).train_dataset]
+    assert some[:-1] == whole[: len(some) - 1]
+    assert some[-1] == whole[len(some) - 1][: len(some[-1])]
+    assert prepare(path=path, eval_documents=5).fingerprint != prepare(path=path).fingerprint
+
+
+def test_eval_documents_share_the_store_of_the_whole_source(write, cache):
+    path = write("a.jsonl", STORIES)
+    for number in (None, 1, 5):
+        prepare(path=path, eval_documents=number)
+    assert len(list(cache.glob("*/shards.json"))) == 1
+
+
+@pytest.mark.parametrize("weights", [(None, None), (1, 3), (2.5, 0.5)])
+@pytest.mark.parametrize("pack", [True, False])
+def test_eval_documents_of_one_source_of_a_mixture_and_not_of_another(write, weights, pack):
+    first, second = write("a.jsonl", STORIES), write("b.jsonl", STORIES_ZH)
+    mix = [{"path": first, "weight": weights[0], "eval_documents": 6}, {"path": second, "weight": weights[1]}]
+    prepared = prepare(mix=mix, pack=pack, max_length=300)
+    a, b = prepared.ledger.sources
+    check_ledger(a)
+    check_ledger(b)
+    assert (a.held_out > 0, b.held_out, a.first, b.first) == (True, 0, 40, 12)
+    assert [held.origin for held in prepared.held_out] == ["a.jsonl"]
+    assert texts_in(prepared.evaluation, pack) == STORIES[-6:]
+    assert [texts_in(part, pack) for part in prepared.train_dataset.datasets] == [STORIES[:-6], STORIES_ZH]
+    assert targets_of(prepared.evaluation).total() == a.held_out
+    assert targets_of(prepared.train_dataset).total() == a.trained_on + b.trained_on
+    drawn = {tuple(ids) for ids in list_ids(prepared.train, 3 * prepared.train.num_rows)}
+    assert drawn <= {tuple(row["input_ids"].tolist()) for row in prepared.train_dataset}
+
+
+def test_eval_documents_of_each_source_of_a_mixture(write):
+    sources = [(write("a.jsonl", STORIES), 2, "英文故事"), (write("b.jsonl", STORIES_ZH), 3, None)]
+    mix = [{"path": path, "eval_documents": number, "origin": origin} for path, number, origin in sources]
+    prepared = prepare(mix=mix)
+    assert [(held.origin, texts_of(held.rows)) for held in prepared.held_out] == [
+        ("英文故事", STORIES[-2:]),
+        ("b.jsonl", STORIES_ZH[-3:]),
+    ]
+    assert [len(part) for part in prepared.evaluation.datasets] == [len(held.rows) for held in prepared.held_out]
+    found = sorted(list_ids(prepared.train, prepared.train.num_rows))
+    assert found == sorted(row["input_ids"].tolist() for row in prepared.train_dataset)
+
+
+def test_shares_of_a_mixture_are_those_of_its_rows(write):
+    paths = [write("a.jsonl", STORIES), write("b.jsonl", STORIES_ZH)]
+    assert prepare(path=paths[0]).shares == [1.0]
+    assert prepare(mix=[{"path": paths[0], "weight": 1}, {"path": paths[1], "weight": 3}]).shares == [0.25, 0.75]
+    prepared = prepare(mix=[{"path": path, "eval_documents": 1} for path in paths])
+    sizes = [len(part) for part in prepared.train_dataset.datasets]
+    assert prepared.shares == [size / sum(sizes) for size in sizes]
+
+
+def test_evaluation_data_are_named_by_their_file(write, monkeypatch, tmp_path):
+    path = write("a.jsonl", STORIES)
+    assert prepare(path=path).held_out == []
+    named = {
+        "eval_rows": prepare(path=path, origin="故事", eval_rows=3),
+        "eval_path": prepare(path=path, eval_path=path),
+    }
+    assert {key: [held.origin for held in p.held_out] for key, p in named.items()} == {
+        "eval_rows": ["故事"],
+        "eval_path": ["a.jsonl"],
+    }
+    (tmp_path / "语料").mkdir()
+    write("语料/b.jsonl", STORIES_ZH)
+    monkeypatch.chdir(tmp_path / "语料")
+    assert [held.origin for held in prepare(path=path, eval_path=".").held_out] == ["语料"]
+
+
+@pytest.mark.parametrize("number", [40, 41, 1000])
+def test_eval_documents_must_leave_some(write, number):
+    path = write("a.jsonl", STORIES)
+    message = refuse(path=path, eval_documents=number)
+    assert message == (f"data.eval_documents would hold out {number:,} of the 40 documents of {path}, and leave none")
+    assert prepare(path=path, eval_documents=39).ledger.sources[0].counts.documents == 40
+
+
+def test_eval_documents_that_give_no_row_are_refused(write):
+    path = write("a.jsonl", ["short", STORIES[0] * 9])
+    message = refuse(path=path, eval_documents=1, on_long="drop")
+    assert message.startswith(f"0 rows in {path}: none of its 1 examples gives two tokens; 1 exceed 32 tokens")
+
+
 def test_eval_path_is_read_as_the_data_are(write, notes):
     path, other = write("a.jsonl", STORIES[:30]), write("b.jsonl", STORIES[30:])
     prepared = prepare(path=path, eval_path=other)
@@ -177,6 +334,7 @@ def test_eval_split_of_the_hub_is_read_as_the_training_split_is(streaming, monke
     assert "example.org" not in "".join(texts_of(prepared.evaluation))
     assert len(texts_of(prepared.evaluation)) == 10
     assert prepared.ledger.evaluation.counts.name == "someone/texts test"
+    assert [held.origin for held in prepared.held_out] == ["someone/texts test"]
     assert len(texts_of(prepared.train_dataset)) == 30
     assert {streamed for _, streamed in asked} == {streaming}
     assert len(list(cache.glob("*/shards.json"))) == (1 if streaming else 2)
@@ -400,6 +558,13 @@ def test_stream_has_no_last_rows(write):
     assert message == "data.eval_rows: a stream has no last rows to hold out"
 
 
+def test_stream_has_no_last_documents(write):
+    path, message = write("a.jsonl", STORIES), "data.eval_documents: a stream has no last documents to hold out"
+    assert refuse(path=path, streaming=True, eval_documents=5) == message
+    assert refuse(mix=[{"path": path, "eval_documents": 5, "weight": 1}], streaming=True) == message
+    assert refuse(dataset=lambda: iter(OWN), eval_documents=5) == message
+
+
 def test_stream_is_evaluated_on_a_store(write):
     path, other = write("a.jsonl", STORIES[:30]), write("b.jsonl", STORIES[30:])
     assert texts_of(prepare(path=path, streaming=True, eval_path=other).evaluation) == STORIES[30:]
@@ -417,6 +582,22 @@ def test_own_data_set_serves_in_the_place_of_a_path(make, cache):
     assert len(list(cache.glob("*/shards.json"))) == 2
     prepare(dataset=make())
     assert len(list(cache.glob("*/shards.json"))) == 2
+
+
+@pytest.mark.parametrize("make", [lambda: OWN, lambda: datasets.Dataset.from_list(OWN)])
+def test_own_data_set_gives_its_last_documents(make):
+    prepared = prepare(dataset=make(), eval_documents=7)
+    assert texts_of(prepared.train_dataset) == STORIES[:-7]
+    assert texts_of(prepared.evaluation) == STORIES[-7:]
+    assert [held.origin for held in prepared.held_out] == ["the data set"]
+    check_ledger(prepared.ledger.sources[0])
+
+
+def test_own_evaluation_data_set_stands_in_the_place_of_eval_documents():
+    prepared = prepare(dataset=OWN, eval_dataset=[{"text": "新的"}], eval_documents=7)
+    assert texts_of(prepared.train_dataset) == STORIES
+    assert texts_of(prepared.evaluation) == ["新的"]
+    assert prepared.ledger.sources[0].held_out == 0
 
 
 def test_own_data_set_of_ids_is_taken_as_it_is():

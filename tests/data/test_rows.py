@@ -90,6 +90,47 @@ def test_rows_predict_each_token_once_and_the_numbers_add_up(case, held):
             )
 
 
+@settings(max_examples=60, deadline=None)
+@given(case=cases(), held=st.integers(0, 5))
+def test_rows_of_documents_held_out_and_of_the_others_share_no_token(case, held):
+    max_length, lengths = case
+    first = max(0, len(lengths) - held)
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder, "s"), lengths)
+        for on_long, pack in ALL:
+            parts = [
+                TokenRows(store, max_length=max_length, on_long=on_long, pack=pack, documents=documents)
+                for documents in (range(first), range(first, len(lengths)))
+            ]
+            wanted = expected_targets(store, max_length, on_long)
+            others, last = (found_targets(rows) for rows in parts)
+            assert others == Counter({t: n for t, n in wanted.items() if t[0] < first}), (on_long, pack)
+            assert last == Counter({t: n for t, n in wanted.items() if t[0] >= first}), (on_long, pack)
+            assert [rows.num_targets for rows in parts] == [others.total(), last.total()]
+            fates = sum(r.num_targets + r.num_first + r.num_cut + r.num_dropped_tokens for r in parts)
+            assert fates == store.num_tokens
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cases(), bounds=st.tuples(st.integers(0, 14), st.integers(0, 14)))
+def test_rows_of_some_documents_are_those_of_a_store_of_them(case, bounds):
+    max_length, lengths = case
+    start, stop = sorted(min(bound, len(lengths)) for bound in bounds)
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder, "s"), lengths)
+        inner = make_store(Path(folder, "inner"), lengths[start:stop])
+        for on_long, pack in ALL:
+            options = {"max_length": max_length, "on_long": on_long, "pack": pack}
+            some, alone = TokenRows(store, documents=range(start, stop), **options), TokenRows(inner, **options)
+            assert [(row["document_ids"].tolist(), len(row["input_ids"])) for row in some] == [
+                (row["document_ids"].tolist(), len(row["input_ids"])) for row in alone
+            ]
+            offset = int(store.starts[start])
+            assert [row["input_ids"].tolist() for row in some] == [
+                ((row["input_ids"] + offset) % 389).tolist() for row in alone
+            ]
+
+
 @settings(max_examples=40, deadline=None)
 @given(case=cases())
 def test_rows_of_a_stream_are_those_of_the_store(case):
@@ -110,6 +151,21 @@ def test_packed_rows_overlap_by_one_token(tmp_path):
     assert [row["input_ids"].tolist() for row in rows] == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8]]
     assert [row["document_ids"].tolist() for row in rows] == [[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0]]
     assert all(row["input_ids"].dtype == row["document_ids"].dtype == np.int64 for row in rows)
+
+
+def test_packed_rows_of_some_documents_begin_with_the_first_of_them(tmp_path):
+    store = make_store(tmp_path / "s", [3, 6, 2, 5])
+    rows = TokenRows(store, max_length=4, on_long="split", pack=True, documents=range(2, 4))
+    assert [row["input_ids"].tolist() for row in rows] == [[9, 10, 11, 12], [12, 13, 14, 15]]
+    assert [row["document_ids"].tolist() for row in rows] == [[0, 0, 1, 1], [0, 0, 0, 0]]
+    assert [rows.where(i) for i in range(2)] == ["a.txt documents 3 to 4", "a.txt document 4"]
+
+
+def test_rows_of_no_document_are_none(tmp_path):
+    store = make_store(tmp_path / "s", [3, 6])
+    for documents in (range(0), range(2, 2)):
+        rows = TokenRows(store, max_length=4, on_long="error", pack=True, documents=documents)
+        assert (len(rows), rows.num_targets, rows.num_first) == (0, 0, 0)
 
 
 def test_unpacked_rows_hold_one_document(tmp_path):
@@ -144,6 +200,14 @@ def test_long_document_is_refused_by_one_sentence(tmp_path):
     message = "2 of 4 examples exceed 4 tokens (longest 9); set data.max_length: 9 or data.on_long: cut|split|drop"
     assert str(caught.value) == message
     assert len(TokenRows(store, max_length=9, on_long="error", pack=False)) == 4
+
+
+def test_long_document_is_looked_for_among_the_documents_that_are_laid_out(tmp_path):
+    store = make_store(tmp_path / "s", [3, 9, 5, 4])
+    assert len(TokenRows(store, max_length=5, on_long="error", pack=False, documents=range(2, 4))) == 2
+    with pytest.raises(InputError) as caught:
+        TokenRows(store, max_length=5, on_long="error", pack=False, documents=range(2))
+    assert str(caught.value).startswith("1 of 2 examples exceed 5 tokens (longest 9); ")
 
 
 def test_max_length_of_one_is_refused(tmp_path):

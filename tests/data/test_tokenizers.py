@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from llmkit.data import tokenizers
 from llmkit.data.ledger import Counts
-from llmkit.data.sources import read_documents
-from llmkit.data.tokenizers import PIECE, _read_pieces, train_tokenizer
+from llmkit.data.sources import Document, read_documents
+from llmkit.data.tokenizers import PIECE, _begin_mixture, _leave_last, _mix, _read_pieces, train_tokenizer
 from llmkit.errors import InputError, RunError
-from llmkit.recipe.schema import SourceSpec
+from llmkit.recipe.schema import DataSpec, SourceSpec
 
 TEXTS = [
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.",
@@ -74,11 +75,161 @@ def test_train_tokenizer_notes_that_the_files_give_fewer_tokens(files, tmp_path,
 def test_read_pieces_gives_the_whole_text_in_bounded_pieces(tmp_path):
     text = "x" * (2 * PIECE + 5) + "\n" + "a line of words\n" * 20_000
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    pieces = list(_read_pieces([tmp_path / "a.txt"], "text", "utf-8", Counts("a")))
+    pieces = list(_read_pieces(SourceSpec(path=str(tmp_path / "a.txt")), Counts("a")))
     assert "".join(pieces) == text
     assert max(map(len, pieces)) == PIECE
     assert all(piece.endswith("\n") for piece in pieces[2:])
     assert "".join(d.text for d in read_documents(SourceSpec(path=str(tmp_path / "a.txt")), counts=Counts("a"))) == text
+
+
+LINES = {
+    "en": [f"Story {i}: the little girl with the **red** coat went to https://example.org/{i}" for i in range(18)]
+    + [f"Story {i}: an **elephant** never forgets https://example.org/{i}" for i in range(18, 30)],
+    "zh": [f"第{i}个故事：人工智能的**未来**是什么？见 https://example.org/{i} 。" for i in range(18)]
+    + [f"第{i}个故事：**大象**从不忘记。https://example.org/{i}" for i in range(18, 30)],
+}
+CLEANED = {
+    "en": [f"Story {i}: the little girl with the red coat went to" for i in range(18)]
+    + [f"Story {i}: an elephant never forgets" for i in range(18, 30)],
+    "zh": [f"第{i}个故事：人工智能的未来是什么？见。" for i in range(18)]
+    + [f"第{i}个故事：大象从不忘记。" for i in range(18, 30)],
+}
+CLEAN = {"markdown": True, "urls": True}
+
+
+@pytest.fixture
+def corpora(tmp_path, monkeypatch):
+    """`en.jsonl` and `zh.jsonl` in the working folder, with marks and URLs."""
+    monkeypatch.chdir(tmp_path)
+    for name, texts in LINES.items():
+        lines = [json.dumps({"body": text}, ensure_ascii=False) + "\n" for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+def spec_of(**data):
+    return DataSpec.model_validate(data)
+
+
+def source(name, **keys):
+    return {"path": f"{name}.jsonl", "text_column": "body", "clean": CLEAN, **keys}
+
+
+def write_clean(folder, name, number=30):
+    """A file of what cleaning leaves of the first texts, one a line."""
+    path = folder / f"clean-{name}.jsonl"
+    lines = [json.dumps({"text": text}) + "\n" for text in CLEANED[name][:number]]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def tokenizer_of(texts, out, **options):
+    return (train_tokenizer(texts, out, 330, **options) / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["en", "zh"])
+def test_train_tokenizer_of_a_recipe_is_that_of_the_cleaned_texts(corpora, name):
+    made = tokenizer_of(spec_of(**source(name)), corpora / "one")
+    assert made == tokenizer_of([write_clean(corpora, name)], corpora / "two")
+    assert made != tokenizer_of([f"{name}.jsonl"], corpora / "three", text_column="body")
+
+
+@pytest.mark.parametrize("name", ["en", "zh"])
+def test_train_tokenizer_of_a_recipe_never_sees_the_documents_held_out(corpora, name):
+    made = tokenizer_of(spec_of(**source(name, eval_documents=12)), corpora / "one")
+    assert made == tokenizer_of([write_clean(corpora, name, 18)], corpora / "two")
+    assert made != tokenizer_of(spec_of(**source(name)), corpora / "three")
+
+
+@pytest.mark.parametrize(("held", "left"), [((10, None), (20, 30)), ((None, 25), (30, 5)), ((29, 1), (1, 29))])
+def test_train_tokenizer_of_a_mixture_never_sees_the_documents_held_out_of_a_source(corpora, monkeypatch, held, left):
+    seen = []
+    train = tokenizers._train
+    monkeypatch.setattr(tokenizers, "_train", lambda pieces, size: train(iter(seen.extend(pieces) or seen), size))
+    mix = [source(name, eval_documents=number) for name, number in zip(("en", "zh"), held, strict=True)]
+    tokenizer_of(spec_of(mix=mix), corpora / "tok")
+    found = [[piece for piece in seen if piece[0] == letter] for letter in "S第"]
+    wanted = [CLEANED[name][:number] for name, number in zip(("en", "zh"), left, strict=True)]
+    assert [pieces == texts[: len(pieces)] for pieces, texts in zip(found, wanted, strict=True)] == [True, True]
+    assert any(pieces == texts for pieces, texts in zip(found, wanted, strict=True))  # until one has no more
+
+
+def count_bytes(pieces):
+    sizes = {"S": 0, "第": 0}
+    for piece in pieces:
+        sizes[piece[0]] += len(piece.encode())
+    return list(sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("weights", "share"), [((None, None), 0.5), ((1, 1), 0.5), ((3, 1), 0.75), ((0.2, 0.8), 0.2), ((1, 19), 0.05)]
+)
+def test_train_tokenizer_takes_bytes_of_a_mixture_by_weight(corpora, weights, share):
+    for name in ("en", "zh"):
+        texts = [json.dumps({"body": text}) + "\n" for text in LINES[name] * 20]
+        (corpora / f"{name}.jsonl").write_text("".join(texts), encoding="utf-8")
+    mix = [source(name, weight=weight) for name, weight in zip(("en", "zh"), weights, strict=True)]
+    _, pieces = _begin_mixture(spec_of(mix=mix))
+    english, chinese = count_bytes(pieces)
+    total = english + chinese
+    assert total > 30_000
+    assert abs(english - share * total) < 100  # a piece, which is a document here
+
+
+def test_mixture_of_a_tokenizer_ends_with_the_first_source_that_has_no_more():
+    assert list(_mix([iter("abcdef"), iter(["你", "好"])], [1, 1])) == ["a", "你", "b", "c", "d", "好", "e", "f"]
+    assert list(_mix([iter("ab"), iter("xyz")], [1, 1])) == ["a", "x", "b", "y"]
+    assert list(_mix([iter("abcd"), iter("xyz")], [2, 1])) == ["a", "x", "b", "c", "y", "d"]
+    assert list(_mix([iter("abc")], [1.0])) == ["a", "b", "c"]
+
+
+def test_train_tokenizer_of_a_recipe_leaves_bad_rows_out_where_it_says_so(corpora):
+    with (corpora / "en.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"body": null}\n')
+    assert refused(InputError, spec_of(**source("en")), corpora / "tok", 330) == (
+        "en.jsonl row 31: expected text, got null"
+    )
+    made = tokenizer_of(spec_of(**source("en"), on_bad="skip"), corpora / "one")
+    assert made == tokenizer_of([write_clean(corpora, "en")], corpora / "two")
+
+
+def test_train_tokenizer_of_a_recipe_refuses_what_gives_no_text(corpora):
+    out = corpora / "tok"
+    (corpora / "shards").mkdir()
+    (corpora / "shards" / "shards.json").write_text("{}", encoding="utf-8")
+    missing = "no data to train on; expected data.path, or data.mix with a path each"
+    assert refused(InputError, spec_of(), out, 330) == missing
+    assert refused(InputError, spec_of(mix=[source("en"), {}]), out, 330) == missing
+    assert refused(InputError, spec_of(path="shards"), out, 330) == (
+        "shards holds token shards; a tokenizer is made from texts"
+    )
+    for number in (30, 31):
+        for data in (source("zh"), {"mix": [source("en"), source("zh")]}):
+            (data.get("mix") or [data])[-1]["eval_documents"] = number
+            assert refused(InputError, spec_of(**data), out, 330) == (
+                f"data.eval_documents would hold out {number} of the 30 documents of zh.jsonl, and leave none"
+            )
+    assert not out.exists()
+
+
+def documents_of(*parts):
+    """Documents, each of so many parts."""
+    return [Document(f"{d}.{p}", "", p == n - 1) for d, n in enumerate(parts) for p in range(n)]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_documents_held_out_are_the_last_whole_ones(number):
+    documents = documents_of(1, 3, 1, 2, 4)
+    left = [document.text for document in _leave_last(iter(documents), number, "a")]
+    assert left == [document.text for document in documents if int(document.text[0]) < 5 - number]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_parts_of_a_long_document_do_not_wait_for_its_end(number):
+    asked = []
+    documents = (asked.append(d.text) or d for d in documents_of(50, 50))
+    next(_leave_last(documents, number, "a"))
+    assert asked == [f"0.{p}" for p in range(50 if number else 1)] + ["1.0"] * number
 
 
 def refused(error, *arguments, **options):

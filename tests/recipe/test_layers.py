@@ -79,6 +79,18 @@ def test_a_broken_parent_is_named_with_its_line():
     ("data: {path: u/c, name: zh, train_split: x}", "data: {mix: [{path: b.txt}]}",
      {"data.name": None, "data.train_split": "train"}),
     ("data: {path: u/c, name: zh}", "data: {path: u/d, name: en}", {"data.name": "en"}),
+    ("data: {eval_rows: 3}", "data: {eval_documents: 2}", {"data.eval_rows": None, "data.eval_documents": 2}),
+    ("data: {eval_documents: 2}", "data: {eval_path: e}", {"data.eval_documents": None, "data.eval_path": "e"}),
+    ("data: {eval_documents: 2}", "data: {path: b}", {"data.eval_documents": 2}),
+    ("data: {path: a, origin: 小说, license: MIT}", "data: {path: b}", {"data.origin": None, "data.license": None}),
+    ("data: {path: a, origin: 小说, license: MIT}", "data: {path: a}", {"data.origin": "小说", "data.license": "MIT"}),
+    ("data: {path: a, origin: 小说, license: MIT}", "data: {path: b, origin: 诗}",
+     {"data.origin": "诗", "data.license": None}),
+    ("data: {path: a, origin: 小说, license: MIT}", "data: {mix: [{path: b}]}",
+     {"data.origin": None, "data.license": None}),
+    ("data: {clean: {unwrap: true}}", "data: {clean: {min_paragraph_chars: 9}}",
+     {"data.clean": {"markdown": False, "code": False, "urls": False, "unwrap": True, "min_han_share": None,
+                     "min_paragraph_chars": 9}}),
     ("data: {path: u/c, name: zh}", "data: {path: u/c}", {"data.name": "zh"}),
     ("model: {name: m, revision: main, kwargs: {a: 1}}", "model: {name: n}",
      {"model.revision": None, "model.kwargs": {}}),
@@ -143,12 +155,43 @@ def test_items_of_a_list_go_by_number():
     assert refused(below, ["data.mix.0.weight=x"]) == ["command line: data.mix.0.weight=x: expected a number, got 'x'"]
 
 
+def test_another_path_of_a_source_drops_where_it_came_from():
+    source = "{path: a, origin: 小说, license: MIT, eval_documents: 2, clean: {unwrap: true}}"
+    below = child(f"data: {{mix: [{source}, {source}]}}\n")
+    recipe = read_recipe(below, ["data.mix.0.path=c.txt", "data.mix.1.path=a"])
+    assert [(part.path, part.origin, part.license) for part in recipe.data.mix] == [
+        ("c.txt", None, None),
+        ("a", "小说", "MIT"),
+    ]
+    assert [(part.eval_documents, part.clean.unwrap) for part in recipe.data.mix] == [(2, True)] * 2
+
+
+def test_a_path_that_is_given_to_a_source_without_one_keeps_where_it_came_from():
+    below = child("data: {mix: [{origin: 小说, license: MIT}, {origin: 诗}]}\n")
+    recipe = read_recipe(below, ["data.mix.0.path=c.txt", "data.mix.1.path=a"])
+    assert [(part.path, part.origin, part.license) for part in recipe.data.mix] == [
+        ("c.txt", "小说", "MIT"),
+        ("a", "诗", None),
+    ]
+
+
+def test_data_held_out_of_a_source_and_of_all_contradict_each_other_across_layers():
+    below = child("data: {mix: [{path: a, eval_documents: 2}]}\n")
+    sentence = "child.yaml:2: data.mix.0.eval_documents: given beside data.eval_rows; expected one of the two"
+    assert refused(below, ["data.eval_rows=3"]) == [sentence]
+    recipe = read_recipe(below, ["data.eval_rows=3", "data.mix.0.eval_documents=null"])
+    assert (recipe.data.eval_rows, recipe.data.mix[0].eval_documents) == (3, None)
+
+
 def test_a_contradiction_counts_within_one_layer():
     assert refused("base.yaml", ["train.num_epochs=1", "train.max_steps=2"]) == [
         "command line: train.num_epochs=1: given beside train.max_steps; expected one of the two"
     ]
     assert refused(child("data: {eval_rows: 1}\n"), ["data.eval_path=a", "data.eval_split=b"]) == [
         "command line: data.eval_path=a: given beside data.eval_split; expected one of the two"
+    ]
+    assert refused(child("data: {eval_rows: 1}\n"), ["data.eval_documents=2", "data.eval_path=b"]) == [
+        "command line: data.eval_documents=2: given beside data.eval_path; expected one of the two"
     ]
 
 

@@ -39,7 +39,7 @@ def more(lines):
     return SMALL + lines
 
 
-WITHOUT_DATA = "cannot act without evaluation data; add data.eval_rows, data.eval_path or data.eval_split"
+WITHOUT_DATA = "cannot act without evaluation data; add data.eval_rows, data.eval_documents or data.eval_path"
 CONFIG = "  config: {model_type: gpt2, n_layer: 2}\n"
 SENTENCES = {
     "empty": ("", "r.yaml: the recipe is empty"),
@@ -111,7 +111,10 @@ SENTENCES = {
         "r.yaml:10: train: unknown key 'gradient_accumulation_steps'; "
         "it follows from train.global_batch_size and train.micro_batch_size",
     ),
-    "nothing near": (more("save: {zzz: 1}\n"), "r.yaml:10: save: unknown key 'zzz'; expected every_steps or keep"),
+    "nothing near": (
+        more("save: {zzz: 1}\n"),
+        "r.yaml:10: save: unknown key 'zzz'; expected dtype, generation_config, every_steps or keep",
+    ),
     "text for a number": (more("optim: {lr: fast}\n"), "r.yaml:10: optim.lr: expected a number, got 'fast'"),
     "quoted number": (more("optim: {lr: '1e-4'}\n"), "r.yaml:10: optim.lr: expected a number, got '1e-4'"),
     "true for a number": (more("optim: {lr: true}\n"), "r.yaml:10: optim.lr: expected a number, got true"),
@@ -207,6 +210,46 @@ SENTENCES = {
         change("a.jsonl", "b\n  eval_split: t\n  eval_rows: 3"),
         "r.yaml:9: data.eval_rows: given beside data.eval_split; expected one of the two",
     ),
+    "two kinds of held-out data": (
+        change("a.jsonl", "b\n  eval_rows: 3\n  eval_documents: 2"),
+        "r.yaml:9: data.eval_documents: given beside data.eval_rows; expected one of the two",
+    ),
+    "documents beside another file": (
+        change("a.jsonl", "b\n  eval_documents: 2\n  eval_path: c"),
+        "r.yaml:8: data.eval_documents: given beside data.eval_path; expected one of the two",
+    ),
+    "documents beside a split": (
+        change("a.jsonl", "b\n  eval_documents: 2\n  eval_split: t"),
+        "r.yaml:8: data.eval_documents: given beside data.eval_split; expected one of the two",
+    ),
+    "no documents held out": (
+        change("a.jsonl", "a.jsonl\n  eval_documents: 0"),
+        "r.yaml:8: data.eval_documents: expected a whole number from 1 to 1,000,000,000,000, got 0",
+    ),
+    "part of a document held out": (
+        change("path: a.jsonl", "mix: [{path: b, eval_documents: 0.5}]"),
+        "r.yaml:7: data.mix.0.eval_documents: expected a whole number from 1 to 1,000,000,000,000, got 0.5",
+    ),
+    "origin of two": (
+        change("a.jsonl", "a.jsonl\n  origin: [a, b]"),
+        "r.yaml:8: data.origin: expected text, got a list of 2",
+    ),
+    "licence that is empty": (
+        change("a.jsonl", "a.jsonl\n  license: ''"),
+        "r.yaml:8: data.license: expected text, got ''",
+    ),
+    "licence in other letters": (
+        change("a.jsonl", "a.jsonl\n  licence: MIT"),
+        "r.yaml:8: data: unknown key 'licence'; did you mean 'license'?",
+    ),
+    "paragraphs of no length": (
+        change("a.jsonl", "a.jsonl\n  clean: {min_paragraph_chars: 0}"),
+        "r.yaml:8: data.clean.min_paragraph_chars: expected a whole number from 1 to 1,000,000,000,000, got 0",
+    ),
+    "a width to unwrap at": (
+        change("a.jsonl", "a.jsonl\n  clean: {unwrap: 70}"),
+        "r.yaml:8: data.clean.unwrap: expected true or false, got 70",
+    ),
     "no model_type": (
         change("model_type: gpt2, ", ""),
         "r.yaml:4: model.config.model_type: missing; add one such as gpt2",
@@ -280,6 +323,26 @@ SENTENCES = {
         change("path: a.jsonl", "mix: [{path: b}]\n  kwargs: {a: 1}"),
         "r.yaml:8: data.kwargs: cannot act beside data.mix",
     ),
+    "documents beside a mixture": (
+        change("path: a.jsonl", "mix: [{path: b}]\n  eval_documents: 3"),
+        "r.yaml:8: data.eval_documents: cannot act beside data.mix",
+    ),
+    "origin beside a mixture": (
+        change("path: a.jsonl", "mix: [{path: b}]\n  origin: 小说"),
+        "r.yaml:8: data.origin: cannot act beside data.mix",
+    ),
+    "licence beside a mixture": (
+        change("path: a.jsonl", "mix: [{path: b}]\n  license: MIT"),
+        "r.yaml:8: data.license: cannot act beside data.mix",
+    ),
+    "documents of a source beside rows": (
+        change("path: a.jsonl", "mix:\n  - path: b\n  - path: c\n    eval_documents: 3\n  eval_rows: 3"),
+        "r.yaml:10: data.mix.1.eval_documents: given beside data.eval_rows; expected one of the two",
+    ),
+    "documents of a source beside another file": (
+        change("path: a.jsonl", "eval_path: e\n  mix: [{path: b, eval_documents: 3}]"),
+        "r.yaml:8: data.mix.0.eval_documents: given beside data.eval_path; expected one of the two",
+    ),
     "source without a path": (
         change("path: a.jsonl", "mix:\n  - text_column: a"),
         "r.yaml:8: data.mix.0.path: missing; add the path of this source",
@@ -291,6 +354,16 @@ SENTENCES = {
     "rows of a stream": (
         change("a.jsonl", "user/corpus\n  streaming: true\n  eval_rows: 3"),
         "r.yaml:9: data.eval_rows: a stream has no last rows to hold out; expected data.eval_path or data.eval_split",
+    ),
+    "documents of a stream": (
+        change("a.jsonl", "user/corpus\n  streaming: true\n  eval_documents: 3"),
+        "r.yaml:9: data.eval_documents: a stream has no last documents to hold out; "
+        "expected data.eval_path or data.eval_split",
+    ),
+    "documents of a source that is a stream": (
+        change("path: a.jsonl", "streaming: true\n  mix: [{path: b}, {path: c, eval_documents: 3}]"),
+        "r.yaml:8: data.mix.1.eval_documents: a stream has no last documents to hold out; "
+        "expected data.eval_path or data.eval_split",
     ),
     "extends a number": (more("extends: 3\n"), "r.yaml:10: extends: expected a path or a recipe's name, got 3"),
     "parent missing": (
@@ -493,6 +566,19 @@ def test_a_mapping_that_holds_itself_is_one_sentence():
 def test_data_of_the_caller_need_not_be_named():
     text = change("data:\n  path: a.jsonl\n", "", more("eval: {every_steps: 3, patience: 2}\n"))
     assert read_recipe(write(text), own_data=True).data.path is None
+
+
+@pytest.mark.parametrize("held", ["path: b\n  eval_documents: 3", "mix: [{path: a, eval_documents: 3}, {path: b}]"])
+def test_documents_held_out_are_data_to_evaluate_on(held):
+    text = change("path: a.jsonl", held, more("eval: {every_steps: 3, num_batches: 2, patience: 2}\n"))
+    assert read_recipe(write(text)).eval.patience == 2
+
+
+def test_a_source_says_where_its_texts_come_from():
+    keys = "origin: 红楼梦\n  license: 公有领域\n  clean: {unwrap: true, min_paragraph_chars: 20}"
+    data = read_recipe(write(change("a.jsonl", f"a.jsonl\n  {keys}"))).data
+    assert (data.origin, data.license, data.eval_documents) == ("红楼梦", "公有领域", None)
+    assert (data.clean.unwrap, data.clean.min_paragraph_chars) == (True, 20)
 
 
 def test_what_comes_with_llmkit_is_found_by_name():

@@ -59,6 +59,7 @@ data:
     markdown: false
     code: false
     urls: false
+    unwrap: false
   eval_rows: 3
   on_bad: error
   end_of_text: true

@@ -31,6 +31,7 @@ def test_train_writes_the_run_folder(make_recipe):
     run = llmkit.train(make_recipe(data={"eval_rows": 4}, eval={"every_steps": 3}))
     assert (run.step, run.finished) == (6, True)
     assert sorted(p.name for p in run.path.iterdir() if not p.name.startswith(".")) == [
+        "README.md",
         "best",
         "checkpoints",
         "environment.json",

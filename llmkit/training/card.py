@@ -1,0 +1,153 @@
+"""The model card: what a model was trained on, how well it predicts held-out text, and what it writes."""
+
+import lzma
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmkit.data.preparing import HeldOut
+from llmkit.decoding.text import Pieces
+from llmkit.loading import Loaded, load
+from llmkit.recipe.schema import SourceSpec
+from llmkit.tasks.generation import generate_batch
+from llmkit.training import estimating, measuring
+from llmkit.training.session import Session
+
+SEEDS = (1, 2, 3)  # of the samples
+HEAD = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [llmkit]\n---\n"
+
+
+def write_card(s: Session, folder: Path) -> str:
+    """Write the model card of a checkpoint, measured on the weights as they are stored.
+
+    Args:
+        s: The run.
+        folder: The checkpoint, whole, whether or not it is in its place yet.
+
+    Returns:
+        Markdown, with the front matter that the hub reads.
+    """
+    device = str(s.accelerator.device)
+    lm = load(folder, device=device)
+    recipe = s.plan.recipe
+    parts = [f"{HEAD}\n# {recipe.name}", recipe.about, _describe_model(s), _describe_data(s)]
+    parts.append(_describe_measures(s, lm))
+    if recipe.eval.generate:
+        parts.append(_show_samples(lm, recipe.eval.generate))
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _describe_model(s: Session) -> str:
+    recipe, versions = s.plan.recipe, s.identity["versions"]
+    number = estimating.count_parameters(s.plain_model)
+    stored = f", stored as {recipe.save.dtype}" if recipe.save.dtype else ""
+    model = f"{s.plain_model.config.model_type}, {number:,} parameters{stored}"
+    start = f" from the weights of {recipe.model.name}" if recipe.model.name else " from random weights"
+    training = f"{recipe.objective}{start}, {s.state.step:,} steps of {recipe.train.global_batch_size:,} sequences"
+    rows = [
+        ("model", model),
+        ("context", f"{recipe.data.max_length:,} tokens in training, vocabulary {len(s.plan.parts.tokenizer):,}"),
+        ("training", training),
+        ("tokens seen", f"{s.state.tokens:,}"),
+        ("time", f"{_show_hours(s.state.seconds)} of training"),
+        ("hardware", _describe_hardware(s)),
+        ("software", ", ".join(f"{name} {versions[name]}" for name in ("llmkit", "torch", "transformers"))),
+        ("commit", str(versions.get("commit", "not a working copy"))),
+    ]
+    return "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _show_hours(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _describe_hardware(s: Session) -> str:
+    versions, number = s.identity["versions"], s.accelerator.num_processes
+    if s.accelerator.device.type == "cuda":
+        return f"{number} x {torch.cuda.get_device_name(s.accelerator.device)}"
+    threads = torch.get_num_threads() * number
+    return f"{versions['processor']}, {threads} thread" + ("s" if threads > 1 else "")
+
+
+def _describe_data(s: Session) -> str:
+    data, ledger, name = s.plan.recipe.data, s.plan.data.ledger, s.plan.recipe.name
+    specs: Sequence[SourceSpec] = data.mix or [data]
+    lines = ["## Data", "", "| source | licence | documents | tokens | seen |", "|---|---|---|---|---|"]
+    for spec, source, share in zip(specs, ledger.sources, s.plan.data.shares, strict=True):
+        origin = spec.origin or Path(source.counts.name).name
+        tokens, seen = "a stream", "-"
+        if not source.is_stream and source.trained_on:
+            tokens = f"{source.trained_on:,}"
+            seen = f"{s.state.tokens * share / source.trained_on:.2f} times"
+        documents = f"{source.counts.documents:,}"
+        lines.append(f"| {origin} | {spec.license or 'not stated'} | {documents} | {tokens} | {seen} |")
+    lines += [
+        "",
+        f"`tokens` can be trained on; the rules by which the texts were cleaned stand in the recipe `{name}`.",
+    ]
+    return "\n".join(lines)
+
+
+def _describe_measures(s: Session, lm: Loaded) -> str | None:
+    """Measure each part of what is held out, and what a compressor makes of the very same bytes."""
+    lines = [
+        "## Held-out text",
+        "",
+        "Bits per byte, from the weights as stored: the fewer, the better the model predicts. A context never reaches",
+        f"back more than {s.plan.recipe.data.max_length:,} tokens. Uniform over bytes is what knows nothing; `xz -9`",
+        "compresses the same bytes as one file.",
+        "",
+        "| held-out text of | bytes | model | `xz -9` | uniform | model below xz |",
+        "|---|---|---|---|---|---|",
+    ]
+    for part in s.plan.data.held_out:
+        bits, text = _measure(s, lm, part)
+        packed = 8 * len(lzma.compress(text, preset=9)) / len(text)
+        numbers = f"{bits:.3f} | {packed:.3f} | {math.log2(256):.3f} | {1 - bits / packed:.1%}"
+        lines.append(f"| {part.origin} | {len(text):,} | {numbers} |")
+    return "\n".join(lines) if s.plan.data.held_out else None
+
+
+def _measure(s: Session, lm: Loaded, part: HeldOut) -> tuple[float, bytes]:
+    """Compute the bits per byte of held-out rows, and the bytes that they predict."""
+    pieces, text = Pieces(lm.tokenizer), bytearray()
+
+    def forward(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        moved = {k: v.to(lm.model.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        targets = s.plan.objective.targets(batch["labels"])
+        text.extend(b"".join(pieces.bytes_of(i, None) for i in targets.tolist()))
+        return s.plan.objective.loss(lm.model, moved, 1), targets
+
+    lm.model.eval()
+    batches = islice(_read_batches(s, part), s.plan.recipe.eval.num_batches)
+    measured = measuring.evaluate_loss(forward, batches, s.num_bytes, _sum_alone)
+    return measured["bits_per_byte"], bytes(text)
+
+
+def _sum_alone(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _read_batches(s: Session, part: HeldOut) -> Iterator[dict[str, Any]]:
+    micro = int(s.plan.recipe.train.micro_batch_size or 1)
+    for first in range(0, len(part.rows), micro):
+        rows = range(first, min(first + micro, len(part.rows)))
+        yield s.plan.parts.data_collator([part.rows[i] for i in rows])
+
+
+def _show_samples(lm: Loaded, prompts: Sequence[str]) -> str:
+    lines = ["## Samples", "", "The first that came, with the defaults of `llmkit generate PROMPT --seed N`."]
+    for prompt in prompts:
+        for seed in SEEDS:
+            made = generate_batch([prompt], model=lm, seed=seed)[0]
+            lines += ["", f"Seed {seed}:", "", *_quote(f"**{prompt}**{made.text}")]
+    return "\n".join(lines)
+
+
+def _quote(text: str) -> Iterator[str]:
+    return (f"> {line}".rstrip() for line in text.splitlines())
