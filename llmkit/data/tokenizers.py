@@ -68,6 +68,11 @@ def train_tokenizer(
         raise InputError(f"0 examples in {counts.name}")
     if len(tokenizer) < vocab_size:
         logging.getLogger("llmkit").info(f"the files give {len(tokenizer):,} tokens, not {vocab_size:,}")
+    _write(tokenizer, out)
+    return out
+
+
+def _write(tokenizer: Any, out: Path) -> None:
     part = out.with_name(f"{out.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)
@@ -79,7 +84,6 @@ def train_tokenizer(
         raise RunError(f"{out} cannot be written: {err.strerror}") from err
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return out
 
 
 def _check_place(out: Path, overwrite: bool) -> None:

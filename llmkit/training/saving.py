@@ -24,7 +24,6 @@ from llmkit import runtime
 from llmkit.errors import DamagedError
 from llmkit.runfolder import DISK, Disk, naming_full_disk, prune, publish
 
-GENERATION = "generation_config.json"
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -113,9 +112,9 @@ def save_checkpoint(
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             _write_json(folder / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
         if generation_config:
-            kept = GenerationConfig.from_pretrained(folder) if (folder / GENERATION).exists() else GenerationConfig()
-            kept.update(**generation_config)
-            kept.save_pretrained(folder)
+            path = folder / "generation_config.json"
+            kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            GenerationConfig.from_dict({**kept, **generation_config}).save_pretrained(folder)
         _write_json(folder / "llmkit.json", facts)
         if complete is not None:
             complete(folder)

@@ -64,7 +64,7 @@ def test_stream_frees_its_row_when_it_is_dropped_early(lm):
     assert job.decoder.step() == []
 
 
-@pytest.mark.parametrize("settings", [{"max_new_tokens": 0}, {"model": None}])
+@pytest.mark.parametrize("settings", [{"max_new_tokens": 0}, {"model": "builtin/none"}])
 def test_stream_checks_its_arguments_before_the_first_piece(lm, settings):
     with pytest.raises(InputError):
         stream(TEXT, **{"model": lm, **settings})
