@@ -289,3 +289,15 @@ def test_clean_takes_time_in_proportion_to_the_text(spec):
     ]
     slowest = max((seconds(text), text[:10]) for text in texts)
     assert slowest[0] < 3, slowest[1]  # a quadratic pattern takes minutes, a linear one 0.5 s at most
+
+
+def test_clean_unwrap_keeps_a_break_before_a_word_that_would_have_fitted():
+    full = "a" * 40
+    fits, does_not = f"{'b' * 34}\n{'c' * 5} end", f"{'b' * 35}\n{'c' * 5} end"  # 34 + a space + 5 are 40
+    text = "\n\n".join([full, fits, does_not])
+    assert clean(text, CleanSpec(unwrap=True))[0] == "\n\n".join([full, fits, does_not.replace("\n", " ")])
+
+
+def test_clean_unwrap_leaves_short_lines_alone():
+    text = "\n".join(["milk and bread", "two of the red", "one for mother"] * 8)
+    assert clean(text, CleanSpec(unwrap=True)) == (text, None)
