@@ -45,6 +45,7 @@ class Prepared:
         train_dataset: The data set behind them, in the order of the files.
         evaluation: The rows to evaluate on, or None.
         held_out: The rows to evaluate on, by where they come from.
+        origins: Where the texts of each source come from, and their licence or None, as the recipe states them.
         shares: Of the rows that a mixture draws, the share of each source.
         ledger: What became of each document and token.
         fingerprint: A sha256 that changes with the tokens and with what is held out; of a stream, with its name alone.
@@ -54,6 +55,7 @@ class Prepared:
     train_dataset: "Dataset[Row]"
     evaluation: "Dataset[Row] | None"
     held_out: Sequence[HeldOut]
+    origins: Sequence[tuple[str, str | None]]
     shares: Sequence[float]
     ledger: Ledger
     fingerprint: str
@@ -150,7 +152,8 @@ def prepare(
     mix = spec.mix if dataset is None and spec.mix else None
     weights = _find_weights(mix) if mix else None
     named: Sequence[SourceSpec] = mix or [spec]
-    if dataset is not None:
+    if dataset is not None:  # what the recipe states of its own data does not hold for them
+        named = [spec.model_copy(update={"origin": None, "license": None})]
         opened = [open_given(dataset, spec, tokenizer)]
     else:
         opened = [open_source(part, spec, tokenizer) for part in named]
@@ -163,13 +166,13 @@ def prepare(
         parts = _make_parts(opened, layout, seed, weights, num_held)
     if spec.end_of_text:
         _check_end(parts, find_end(tokenizer))
+    origins = [_name_origin(own.origin, part.source.counts.name) for own, part in zip(named, parts, strict=True)]
     if other is not None:
         _note_common(other, opened)
         is_split = eval_dataset is None and spec.eval_split is not None
         origin = other.counts.name if is_split else _name_origin(None, other.counts.name)
         held_out = [HeldOut(origin, layout.cut(other))]
     else:
-        origins = [_name_origin(own.origin, part.source.counts.name) for own, part in zip(named, parts, strict=True)]
         held_out = [HeldOut(name, part.held) for name, part in zip(origins, parts, strict=True) if part.held]
     marks = [*(part.fingerprint for part in parts), other.fingerprint if other is not None else ""]
     return Prepared(
@@ -177,6 +180,7 @@ def prepare(
         _join([part.dataset for part in parts]),
         _join([part.rows for part in held_out]),
         held_out,
+        [(name, own.license) for name, own in zip(origins, named, strict=True)],
         _find_shares(parts, weights),
         _keep_ledger(parts, weights, held_out[0].rows if other is not None else None),
         hashlib.sha256("\n".join(marks).encode()).hexdigest(),

@@ -12,7 +12,6 @@ import torch
 from llmkit.data.preparing import HeldOut
 from llmkit.decoding.text import Pieces
 from llmkit.loading import Loaded, load
-from llmkit.recipe.schema import SourceSpec
 from llmkit.tasks.generation import generate_batch
 from llmkit.training import estimating, measuring
 from llmkit.training.session import Session
@@ -75,17 +74,15 @@ def _describe_hardware(s: Session) -> str:
 
 
 def _describe_data(s: Session) -> str:
-    data, ledger, name = s.plan.recipe.data, s.plan.data.ledger, s.plan.recipe.name
-    specs: Sequence[SourceSpec] = data.mix or [data]
+    data, name = s.plan.data, s.plan.recipe.name
     lines = ["## Data", "", "| source | licence | documents | tokens | seen |", "|---|---|---|---|---|"]
-    for spec, source, share in zip(specs, ledger.sources, s.plan.data.shares, strict=True):
-        origin = spec.origin or Path(source.counts.name).name
+    for (origin, licence), source, share in zip(data.origins, data.ledger.sources, data.shares, strict=True):
         tokens, seen = "a stream", "-"
         if not source.is_stream and source.trained_on:
             tokens = f"{source.trained_on:,}"
             seen = f"{s.state.tokens * share / source.trained_on:.2f} times"
         documents = f"{source.counts.documents:,}"
-        lines.append(f"| {origin} | {spec.license or 'not stated'} | {documents} | {tokens} | {seen} |")
+        lines.append(f"| {origin} | {licence or 'not stated'} | {documents} | {tokens} | {seen} |")
     lines += [
         "",
         f"`tokens` can be trained on; the rules by which the texts were cleaned stand in the recipe `{name}`.",
@@ -107,6 +104,8 @@ def _describe_measures(s: Session, lm: Loaded) -> str | None:
     ]
     for part in s.plan.data.held_out:
         bits, text = _measure(s, lm, part)
+        if not text:  # rows that predict nothing but ends of text
+            continue
         packed = 8 * len(lzma.compress(text, preset=9)) / len(text)
         numbers = f"{bits:.3f} | {packed:.3f} | {math.log2(256):.3f} | {1 - bits / packed:.1%}"
         lines.append(f"| {part.origin} | {len(text):,} | {numbers} |")

@@ -91,6 +91,22 @@ def test_card_measures_held_out_text_beside_a_compressor(make_recipe, two_source
         assert float(row[5].rstrip("%")) / 100 == pytest.approx(1 - float(row[2]) / packed, abs=0.002)
 
 
+def test_card_of_ones_own_data_claims_nothing_that_the_recipe_states_of_others(make_recipe, two_sources):
+    recipe = make_recipe()
+    recipe["data"] = {"mix": two_sources, "max_length": 32}
+    run = llmkit.train(recipe, dataset=ENGLISH, eval_dataset=ENGLISH[:3])
+    rows = read_table((run.path / "README.md").read_text(encoding="utf-8"), "Data")
+    assert [row[:3] for row in rows] == [["the data set", "not stated", "30"]]
+
+
+def test_card_leaves_out_held_out_rows_without_text(make_recipe, stories):
+    from transformers import AutoTokenizer
+
+    end = AutoTokenizer.from_pretrained(stories / "tokenizer").eos_token_id
+    run = llmkit.train(make_recipe(), dataset=ENGLISH, eval_dataset=[{"input_ids": [end, end, end]}])
+    assert read_table((run.path / "README.md").read_text(encoding="utf-8"), "Held-out text") == []
+
+
 def test_samples_of_a_card_come_again_from_the_stored_weights(make_recipe, two_sources):
     prompts = ["Once upon", "今天天气"]
     run = train(make_recipe, two_sources, eval={"generate": prompts}, save={"dtype": "bfloat16"})
