@@ -180,7 +180,7 @@ def prepare(
         _join([part.dataset for part in parts]),
         _join([part.rows for part in held_out]),
         held_out,
-        [(name, own.license) for name, own in zip(origins, named, strict=True)],
+        [(name, source.license) for name, source in zip(origins, named, strict=True)],
         _find_shares(parts, weights),
         _keep_ledger(parts, weights, held_out[0].rows if other is not None else None),
         hashlib.sha256("\n".join(marks).encode()).hexdigest(),

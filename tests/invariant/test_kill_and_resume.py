@@ -17,8 +17,8 @@ def run(*arguments):
 
 def assert_all_equal(kills, arguments):
     code, counts, errors = run("--kills", str(kills), *arguments)
-    assert (code, errors) == (0, "")
-    assert counts["kills"] == counts["equal_weights"] == counts["equal_curves"] == kills
+    assert (code, errors) == (0, ""), counts
+    assert counts["kills"] == counts["equal_weights"] == counts["equal_curves"] >= kills
     assert counts["lost"] == 0
     assert counts["inside_save"] >= kills // 4
     assert counts["killed_again_after_resume"] >= kills // 4
