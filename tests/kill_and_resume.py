@@ -3,11 +3,11 @@
     python tests/kill_and_resume.py [--kills 20] [--steps 12] [--seed 0] [--without fsync|manifest|counter]
 
 A run is killed once, every second one while it saves, and every third again after its resume; it goes on until a
-quarter of the kills asked for fell into a save and a quarter after a resume, three times as many kills at most. After a kill, what was
-not yet synced to the disk is torn, as a loss of power would; after every fourth, one bit of the newest checkpoint is
-flipped too. Then the run is resumed to its end: its weights and its curve must be those of the run that nobody touched,
-bit for bit, and a checkpoint that stood there whole must not be lost. `--without` takes out one of the things that this
-rests on; the script must then find it out.
+quarter of the kills asked for fell into a save and a quarter after a resume, three times as many kills at most. After a
+kill, what was not yet synced to the disk is torn, as a loss of power would; after every fourth, one bit of the newest
+checkpoint is flipped too. Then the run is resumed to its end: its weights and its curve must be those of the run that
+nobody touched, bit for bit, and a checkpoint that stood there whole must not be lost. `--without` takes out one of the
+things that this rests on; the script must then find it out.
 """
 
 import argparse
