@@ -11,34 +11,21 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit import checking, runfolder, runtime
+from llmkit import adapters, checking, runfolder, runtime
+from llmkit.adapters import shorten
 from llmkit.errors import DamagedError, InputError, LlmkitError
+from llmkit.heads import AUTO_CLASSES, find_head, match_head
 from llmkit.locating import Located, locate
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger("llmkit")
-
-# task -> the class of transformers that loads a model for it
-AUTO_CLASSES = {
-    "generation": "AutoModelForCausalLM",
-    "translation": "AutoModelForSeq2SeqLM",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "classification": "AutoModelForSequenceClassification",
-}
-# the end of an architecture's name -> the task it was saved for
-HEADS = {
-    "ForConditionalGeneration": "translation",
-    "MTModel": "translation",
-    "ForQuestionAnswering": "question-answering",
-    "ForSequenceClassification": "classification",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +50,7 @@ Checkpoint = str | os.PathLike[str] | Loaded
 def load(
     checkpoint: Checkpoint,
     *,
-    task: str | None = None,
+    task: str | Sequence[str] | None = None,
     dtype: str = "auto",
     device: str = "auto",
     adapter: str | os.PathLike[str] | None = None,
@@ -75,8 +62,9 @@ def load(
     """Load a checkpoint: a folder, a run, a .gguf file, `builtin/NAME`, `package:NAME` or a hub id.
 
     Args:
-        checkpoint: The name; a Loaded comes back as it is.
-        task: The task whose head is wanted; None takes what the checkpoint was saved for.
+        checkpoint: The name; a Loaded comes back as it is, if it has a head for the task.
+        task: The task whose head is wanted; of several, that which the checkpoint was saved for, else the first; None
+            takes what it was saved for.
         dtype: `auto` (float32 on a CPU, else the checkpoint's), float32, bfloat16 or float16.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         adapter: A peft adapter to lay over the model.
@@ -90,12 +78,12 @@ def load(
         DamagedError: The files of the checkpoint are damaged.
         HubError: The hub cannot give it.
     """
+    tasks = (task,) if isinstance(task, str) else tuple(task or ())
+    for name in tasks:
+        if name not in AUTO_CLASSES:
+            raise InputError(f"unknown task, got {name!r}; expected {', '.join(AUTO_CLASSES)}")
     if isinstance(checkpoint, Loaded):
-        if adapter is not None or tokenizer is not None:
-            raise InputError("a Loaded is whole already; adapter and tokenizer belong to the call that loads it")
-        return checkpoint
-    if task is not None and task not in AUTO_CLASSES:
-        raise InputError(f"unknown task, got {task!r}; expected {', '.join(AUTO_CLASSES)}")
+        return _check_loaded(checkpoint, tasks, whole=adapter is None and tokenizer is None)
     base = _locate(checkpoint, revision=revision, offline=offline)
     over: Located | None = None
     if checking.is_adapter(base.path):
@@ -109,7 +97,7 @@ def load(
         words = over
     _check_files(base, over, own_tokenizer=words is None)
     facts = runfolder.read_facts((over or base).path)
-    place, kind = runtime.resolve_device(device), task or _settle_task(base, facts)
+    place, kind = runtime.resolve_device(device), _settle_task(base, facts, tasks)
     with runtime.quiet():
         config, left = _read_config(base, kind, kwargs or {})
         with (words or base).naming():
@@ -117,9 +105,18 @@ def load(
         model = _load_model(base, kind, config, runtime.resolve_dtype(dtype, place), left)
         _check_vocabulary(words or base, the_tokenizer, model)
         if over is not None:
-            model = _lay_adapter(model, over, base)
+            model = adapters.lay(model, over, base)
         _check_finite(os.fspath(checkpoint), model)
         return Loaded(model.to(place).eval(), the_tokenizer, os.fspath(checkpoint), facts)
+
+
+def _check_loaded(lm: Loaded, tasks: tuple[str, ...], *, whole: bool) -> Loaded:
+    if not whole:
+        raise InputError("a Loaded is whole already; adapter and tokenizer belong to the call that loads it")
+    head = find_head(lm.model)
+    if tasks and head is not None and head not in tasks:
+        raise InputError(f"{lm.name or 'the model'} has a head for {head}, this call needs one for {tasks[0]}")
+    return lm
 
 
 def _locate(
@@ -161,15 +158,20 @@ def _check_files(base: Located, over: Located | None, *, own_tokenizer: bool) ->
             checking.check_adapter(over.path)
 
 
-def _settle_task(base: Located, facts: dict[str, object]) -> str:
-    """Take the task that llmkit.json states, else the one that the checkpoint was saved for."""
+def _settle_task(base: Located, facts: dict[str, object], tasks: tuple[str, ...]) -> str:
+    """Choose among the tasks wanted by what llmkit.json states, else by what the checkpoint was saved for."""
+    if len(tasks) == 1:
+        return tasks[0]
     stated = facts.get("task")
     if isinstance(stated, str) and stated in AUTO_CLASSES:
-        return stated
-    if base.path.suffix == ".gguf":
-        return "generation"
-    architecture = _read_architecture(base.path)
-    return next((task for end, task in HEADS.items() if architecture.endswith(end)), "generation")
+        saved: str | None = stated
+    elif base.path.suffix == ".gguf":
+        saved = "generation"
+    else:
+        saved = match_head(_read_architecture(base.path))
+    if not tasks:
+        return saved or "generation"
+    return saved if saved in tasks else tasks[0]
 
 
 def _read_architecture(folder: Path) -> str:
@@ -257,7 +259,7 @@ def _load_model(
 
 def _not_loadable(found: Located, task: str, err: Exception) -> InputError:
     no_head = str(err).startswith("Unrecognized configuration class")
-    reason = "transformers has no such model of its model_type" if no_head else _shorten(err)
+    reason = "transformers has no such model of its model_type" if no_head else shorten(err)
     return InputError(f"{found.name} does not load as a model for {task}: {reason}")
 
 
@@ -344,57 +346,6 @@ def _load_gguf(found: Located, dtype: "torch.dtype | None") -> Any:
     return model
 
 
-def _lay_adapter(model: Any, over: Located, base: Located) -> Any:
-    _, tensors = checking.check_adapter(over.path)
-    _check_base(over, base)
-    _check_fit(model, over.name, tensors)
-    from peft import PeftModel, get_peft_model_state_dict
-
-    try:
-        laid = PeftModel.from_pretrained(model, str(over.path), torch_device="cpu")
-    except Exception as err:  # peft's configs are checked by their tuners, each in its own way
-        raise InputError(f"the adapter {over.name} does not fit {base.name}: {_shorten(err)}") from err
-    missing = sorted(set(get_peft_model_state_dict(laid)) - set(tensors))
-    if missing:
-        count = "1 tensor" if len(missing) == 1 else f"{len(missing)} tensors"
-        fit = f"the adapter {over.name} was made for another base than {base.name}"
-        raise InputError(f"{fit}: it holds nothing for {count}, such as {missing[0]}")
-    return laid
-
-
-def _check_base(over: Located, base: Located) -> None:
-    """Refuse a base of the same shape with other weights, where llmkit.json keeps the hash of the right one."""
-    expected = runfolder.read_facts(over.path).get("base_sha256")
-    if expected is None:
-        logger.info(f"the adapter {over.name} does not say which weights it was made for; only shapes were compared")
-    elif checking.hash_weights(base.path) != expected:
-        raise InputError(f"the adapter {over.name} was made for other weights than {base.name} (its sha256 differs)")
-
-
-def _check_fit(model: Any, name: str, tensors: dict[str, checking.Tensor]) -> None:
-    """Compare the LoRA factors, A (rank, inputs) and B (outputs, rank), with the modules that they belong to."""
-    modules = dict(model.named_modules())
-    for key, tensor in tensors.items():
-        path, _, factor = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".")
-        if factor not in ("lora_A", "lora_B"):
-            continue
-        if path not in modules:
-            raise InputError(f"the adapter {name} was made for another base: this one has no module {path}")
-        rows, columns = modules[path].weight.shape[-2:]
-        outputs, inputs = (columns, rows) if type(modules[path]).__name__ == "Conv1D" else (rows, columns)
-        has, needs, what = (
-            (tensor.shape[-1], inputs, "inputs") if factor == "lora_A" else (tensor.shape[0], outputs, "outputs")
-        )
-        if has != needs:
-            raise InputError(f"the adapter {name} was made for {has} {what} at {path}, the base has {needs}")
-
-
 def _unreadable(what: str, err: BaseException, in_gguf: bool) -> LlmkitError:
     kind = DamagedError if in_gguf and "not supported" not in str(err) else InputError
-    return kind(f"{what} cannot be read: {_shorten(err)}")
-
-
-def _shorten(err: BaseException) -> str:
-    """Take the first line of a library's error, with the next where it ends in a colon; at most 160 characters."""
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [type(err).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:160]
+    return kind(f"{what} cannot be read: {shorten(err)}")

@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmkit.errors import InputError
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 PACKAGES = ("llmkit", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate", "peft")
 MAX_SEED = 2**63 - 1
+BUSY_TOKENS = {"cpu": 2048, "gpu": 65_536}  # a forward of so many tokens keeps the device busy
 
 
 def resolve_device(name: str) -> "torch.device":
@@ -106,6 +107,37 @@ def has_native_bf16(device: "torch.device") -> bool:
         flags = info.read_text(encoding="utf-8") if info.is_file() else ""
         return "avx512_bf16" in flags or "amx_bf16" in flags
     return False
+
+
+def free_memory(device: "torch.device") -> int:
+    """Measure the memory that is free on a device, in bytes."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Tell whether an error says that a GPU's memory is full."""
+    import torch
+
+    return isinstance(err, torch.OutOfMemoryError)
+
+
+def token_budget(model: Any) -> int:
+    """Find how many tokens a forward of a model may hold, padding included.
+
+    A quarter of the free memory, at 16 vectors of the hidden size a token and layer that are alive at once at most;
+    never more than what keeps the device busy: larger batches only pad more.
+    """
+    config = model.config
+    width = max(
+        getattr(config, name, None) or 0 for name in ("hidden_size", "d_model", "n_embd", "intermediate_size", "d_ff")
+    )
+    per_token: int = 16 * max(width, 64) * model.dtype.itemsize
+    most = BUSY_TOKENS["cpu" if model.device.type == "cpu" else "gpu"]
+    return max(1, min(most, free_memory(model.device) // 4 // per_token))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ GROUPS: dict[str, tuple[int, tuple[str, ...]]] = {
     "L0 windows": (0, ("errors", "windows")),
     "L0 sentences": (0, ("errors", "sentences")),
     "L0 batching": (0, ("errors", "batching")),
-    "L1 models": (1, ("runtime", "loading", "encoding", "decoding")),
+    "L1 models": (1, ("runtime", "heads", "adapters", "loading", "encoding", "decoding")),
     "L1 hidden_states": (1, ("hidden_states",)),
     "L1 scoring": (1, ("scoring",)),
     "L1 metrics": (1, ("metrics",)),

@@ -7,7 +7,7 @@ import torch
 
 from llmkit.data.collating import Array, Collator, Isolation
 from llmkit.data.order import shuffle_index
-from llmkit.decoding.decoder import context_length
+from llmkit.heads import context_length
 from llmkit.runtime import quiet
 
 ISOLATIONS: tuple[Isolation, ...] = ("position_ids", "mask")

@@ -19,6 +19,7 @@ from llmkit import runtime
 from llmkit.decoding import configuring
 from llmkit.decoding.cache import Columns, make_columns, regroup
 from llmkit.errors import InputError, RunError
+from llmkit.heads import context_length
 
 FinishReason = Literal["eos", "length"]
 Event = tuple[int, int, FinishReason | None]
@@ -279,14 +280,6 @@ def draw(scores: torch.Tensor, generators: list[torch.Generator]) -> list[int]:
     # right=True: the first entry above the number, so an entry of probability 0 is never chosen
     tokens = torch.searchsorted(cumulative, numbers * total, right=True)
     return [int(t) for t in tokens[:, 0].tolist()]
-
-
-def context_length(config: Any) -> int | None:
-    """Find the longest sequence that a model can take, in tokens; None where positions have no end (ALiBi)."""
-    for key in ("max_position_embeddings", "n_positions"):
-        if isinstance(value := getattr(config, key, None), int) and value > 0:
-            return value
-    return None
 
 
 def _groups(rows: list[_Row]) -> list[list[_Row]]:

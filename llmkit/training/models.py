@@ -12,7 +12,8 @@ import transformers
 from llmkit import runtime
 from llmkit.encoding.prompts import end_of_text
 from llmkit.errors import InputError
-from llmkit.loading import AUTO_CLASSES, load, load_tokenizer
+from llmkit.heads import AUTO_CLASSES
+from llmkit.loading import load, load_tokenizer
 from llmkit.locating import locate
 from llmkit.recipe.schema import ModelSpec
 
