@@ -78,20 +78,11 @@ def load(
         DamagedError: The files of the checkpoint are damaged.
         HubError: The hub cannot give it.
     """
-    tasks = (task,) if isinstance(task, str) else tuple(task or ())
-    for name in tasks:
-        if name not in AUTO_CLASSES:
-            raise InputError(f"unknown task, got {name!r}; expected {', '.join(AUTO_CLASSES)}")
+    tasks = _check_tasks((task,) if isinstance(task, str) else tuple(task or ()))
     if isinstance(checkpoint, Loaded):
         return _check_loaded(checkpoint, tasks, whole=adapter is None and tokenizer is None)
     base = _locate(checkpoint, revision=revision, offline=offline)
-    over: Located | None = None
-    if checking.is_adapter(base.path):
-        if adapter is not None:
-            raise InputError(f"{base.name} is an adapter itself, got a second one: {os.fspath(adapter)}")
-        over, base = base, _locate_base(base, offline=offline)
-    elif adapter is not None:
-        over = _locate(adapter, offline=offline)
+    base, over = _find_adapter(base, adapter, offline=offline)
     words = _locate(tokenizer, offline=offline, weights=False) if tokenizer is not None else None
     if words is None and over is not None and _has_tokenizer(over.path):
         words = over
@@ -110,6 +101,13 @@ def load(
         return Loaded(model.to(place).eval(), the_tokenizer, os.fspath(checkpoint), facts)
 
 
+def _check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    for name in tasks:
+        if name not in AUTO_CLASSES:
+            raise InputError(f"unknown task, got {name!r}; expected {', '.join(AUTO_CLASSES)}")
+    return tasks
+
+
 def _check_loaded(lm: Loaded, tasks: tuple[str, ...], *, whole: bool) -> Loaded:
     if not whole:
         raise InputError("a Loaded is whole already; adapter and tokenizer belong to the call that loads it")
@@ -126,6 +124,17 @@ def _locate(
     for note in found.notes:
         logger.info(note)
     return found
+
+
+def _find_adapter(
+    base: Located, adapter: str | os.PathLike[str] | None, *, offline: bool
+) -> tuple[Located, Located | None]:
+    """Find the adapter, named or itself the checkpoint, and the base that it is laid over."""
+    if not checking.is_adapter(base.path):
+        return base, _locate(adapter, offline=offline) if adapter is not None else None
+    if adapter is not None:
+        raise InputError(f"{base.name} is an adapter itself, got a second one: {os.fspath(adapter)}")
+    return _locate_base(base, offline=offline), base
 
 
 def _locate_base(adapter: Located, *, offline: bool) -> Located:
