@@ -8,6 +8,7 @@ NAMES = {
     "decode": "benchmarks.decode",
     "first-token": "benchmarks.first_token",
     "plain": "benchmarks.plain",
+    "tasks": "benchmarks.tasks",
     "tokenize": "benchmarks.tokenize",
     "train": "benchmarks.train",
 }

@@ -7,11 +7,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from llmkit.errors import DamagedError, HubError, InputError, LlmkitError, RunError
+    from llmkit.evaluation.evaluating import Evaluation, evaluate
     from llmkit.loading import Loaded, load
     from llmkit.recipe.reading import read_recipe
     from llmkit.recipe.schema import Recipe
+    from llmkit.tasks.answering import answer, answer_batch
+    from llmkit.tasks.classification import classify, classify_batch, sentiment, sentiment_batch
+    from llmkit.tasks.compat.pipelines import pipeline
     from llmkit.tasks.generation import generate, generate_batch, stream
-    from llmkit.tasks.results import Generation
+    from llmkit.tasks.results import Answer, Classification, Generation, Translation
+    from llmkit.tasks.translation import translate, translate_batch
     from llmkit.training.building import Parts, build
     from llmkit.training.running import Run, train
     from llmkit.training.stopping import Interrupted
@@ -23,14 +28,28 @@ _HOMES = {
     "InputError": "llmkit.errors",
     "LlmkitError": "llmkit.errors",
     "RunError": "llmkit.errors",
+    "Evaluation": "llmkit.evaluation.evaluating",
+    "evaluate": "llmkit.evaluation.evaluating",
     "Loaded": "llmkit.loading",
     "load": "llmkit.loading",
     "read_recipe": "llmkit.recipe.reading",
     "Recipe": "llmkit.recipe.schema",
+    "answer": "llmkit.tasks.answering",
+    "answer_batch": "llmkit.tasks.answering",
+    "Answer": "llmkit.tasks.results",
+    "classify": "llmkit.tasks.classification",
+    "classify_batch": "llmkit.tasks.classification",
+    "sentiment": "llmkit.tasks.classification",
+    "sentiment_batch": "llmkit.tasks.classification",
+    "pipeline": "llmkit.tasks.compat.pipelines",
     "generate": "llmkit.tasks.generation",
     "generate_batch": "llmkit.tasks.generation",
     "stream": "llmkit.tasks.generation",
+    "Classification": "llmkit.tasks.results",
     "Generation": "llmkit.tasks.results",
+    "Translation": "llmkit.tasks.results",
+    "translate": "llmkit.tasks.translation",
+    "translate_batch": "llmkit.tasks.translation",
     "Parts": "llmkit.training.building",
     "build": "llmkit.training.building",
     "Run": "llmkit.training.running",
@@ -39,7 +58,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answer",
+    "Classification",
     "DamagedError",
+    "Evaluation",
     "Generation",
     "HubError",
     "InputError",
@@ -50,14 +72,25 @@ __all__ = [
     "Recipe",
     "Run",
     "RunError",
+    "Translation",
     "__version__",
+    "answer",
+    "answer_batch",
     "build",
+    "classify",
+    "classify_batch",
+    "evaluate",
     "generate",
     "generate_batch",
     "load",
+    "pipeline",
     "read_recipe",
+    "sentiment",
+    "sentiment_batch",
     "stream",
     "train",
+    "translate",
+    "translate_batch",
 ]
 
 

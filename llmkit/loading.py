@@ -210,6 +210,9 @@ def load_tokenizer(path: Path) -> Any:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as err:  # tokenizers' Rust side raises bare Exception; its panics are no Exception at all
+        if isinstance(err, ImportError) and "sentencepiece" in str(err).lower():
+            hint = 'pip install "llmkit[translation]"'
+            raise InputError(f"the tokenizer of {path} needs the package sentencepiece", hint=hint) from err
         raise _unreadable(f"the tokenizer of {path}", err, in_gguf) from err
     tokenizer.init_kwargs.pop("local_files_only", None)  # transformers 5.23 would save it with the tokenizer
     if len(tokenizer) == 0:

@@ -159,6 +159,12 @@ def pipe_as_data(folder: Files, tiny: Files) -> None:
     os.mkfifo(folder / "t.jsonl")
 
 
+TRANSLATE = ("translate", "hi", "-m", "{tiny}")
+ANSWER = ("-m", "{tiny}", "-c", "c.txt")
+CONTEXT = text_file("c.txt", "The captain said nothing. 他什么也没说。")
+SENTIMENT = ("sentiment", "hi", "-m", "{tiny}")
+EVALUATE = ("evaluate", "{tiny}", "--on")
+
 ROWS = [
     # the name of a checkpoint
     ("no checkpoint named", nothing, ("chat", "hi"), 2, r"chat needs a checkpoint, got none; expected -m .*"),
@@ -564,6 +570,128 @@ ROWS = [
     ),
     ("vocabulary of no size", text_file("in.txt", "x"), (*TOKENIZER, "--vocab-size", "7"), 2, r".*7.*"),
     ("recipe to copy over another", text_file("shakespeare-small.yaml", "mine"), COPY, 2, r".*exists already"),
+    # tasks
+    (
+        "no checkpoint to translate",
+        nothing,
+        ("translate", "hi", "--to", "fr"),
+        2,
+        r"translation needs a checkpoint, .*",
+    ),
+    ("no language to translate to", nothing, TRANSLATE, 2, r".* is asked by a prompt, got no target language; .*"),
+    (
+        "unknown language",
+        nothing,
+        (*TRANSLATE, "--to", "xx"),
+        2,
+        r"unknown language, got 'xx'; expected a code of ISO 639 such as .*",
+    ),
+    ("empty language", nothing, (*TRANSLATE, "--to", ""), 2, r"tgt_lang must be a language code, got ''; .*"),
+    (
+        "no beams to translate",
+        nothing,
+        (*TRANSLATE, "--to", "fr", "--num-beams", "0"),
+        2,
+        r"num_beams out of range, .*",
+    ),
+    ("no checkpoint to answer", CONTEXT, ("answer", "who?", "-c", "c.txt"), 2, r"question-answering needs a .*"),
+    ("empty question", CONTEXT, ("answer", "", *ANSWER), 2, r"the question is empty; expected at least one word"),
+    ("no question", CONTEXT, ("answer", *ANSWER), 2, r"no question, got neither QUESTION nor -f; .*"),
+    (
+        "question longer than the window",
+        CONTEXT,
+        ("answer", "who? " * 99, *ANSWER),
+        2,
+        r"the question is too long, got \d+ tokens with the words around it; expected at most \d+",
+    ),
+    ("missing context", nothing, ("answer", "who?", *ANSWER), 2, r"no such file: c\.txt"),
+    ("empty context", text_file("c.txt", ""), ("answer", "who?", *ANSWER), 2, r"c\.txt is empty; expected a text .*"),
+    ("blank context", text_file("c.txt", " \n\n"), ("answer", "who?", *ANSWER), 2, r".*c\.txt.* is empty; .*"),
+    (
+        "context in another encoding",
+        text_file("c.txt", "船长什么也没说".encode("gb18030")),
+        ("answer", "who?", *ANSWER),
+        2,
+        r"c\.txt is not utf-8 \(byte 0\)",
+    ),
+    ("no answers", CONTEXT, ("answer", "who?", *ANSWER, "--top", "0"), 2, r"top out of range, got 0; expected .*"),
+    (
+        "threshold nan",
+        CONTEXT,
+        ("answer", "who?", *ANSWER, "--no-answer-threshold", "nan"),
+        2,
+        r"no_answer_threshold out of range, got nan; .*",
+    ),
+    (
+        "threshold for a model that writes",
+        CONTEXT,
+        ("answer", "who?", *ANSWER, "--no-answer-threshold", "0"),
+        2,
+        r"no_answer_threshold needs a model with a head for question answering; .*",
+    ),
+    ("no checkpoint to classify", nothing, ("sentiment", "hi"), 2, r"classification needs a checkpoint, got none; .*"),
+    ("no labels", nothing, ("classify", "hi", "-m", "{tiny}"), 2, r".* is a language model without labels .*"),
+    ("one label", nothing, (*SENTIMENT, "--labels", "a"), 2, r".* is a language model without labels .*, got 1; .*"),
+    (
+        "a label twice",
+        nothing,
+        (*SENTIMENT, "--labels", "a,a"),
+        2,
+        r"labels must be there, not empty and each once, .*",
+    ),
+    ("no rows to classify at a time", nothing, (*SENTIMENT, "--batch-size", "0"), 2, r"batch_size out of range, .*"),
+    (
+        "hypothesis without a place",
+        nothing,
+        (*SENTIMENT, "--labels", "a,b", "--hypothesis", "x"),
+        2,
+        r"hypothesis needs a place for the label, got 'x'; .*",
+    ),
+    (
+        "column of texts missing",
+        text_file("in.csv", "a,b\n1,2\n"),
+        ("sentiment", "-m", "{tiny}", "-f", "in.csv"),
+        2,
+        r"column 'text' is not in in\.csv, which has: a, b",
+    ),
+    # evaluation
+    ("unknown task", nothing, (*EVALUATE, "chess", "--data", "t.csv"), 2, r"unknown task, got 'chess'; expected .*"),
+    (
+        "nothing to evaluate on",
+        nothing,
+        (*EVALUATE, "sentiment"),
+        2,
+        r"no data to evaluate on; expected --data FILE .*",
+    ),
+    ("evaluate on no file", nothing, (*EVALUATE, "sentiment", "--data", "t.csv"), 2, r"no such file: t\.csv"),
+    (
+        "evaluate on no rows",
+        text_file("t.csv", "text,label\n"),
+        (*EVALUATE, "sentiment", "--data", "t.csv"),
+        2,
+        r"0 examples in t\.csv",
+    ),
+    (
+        "label out of range",
+        text_file("t.csv", "text,label\nhi,3\n"),
+        (*EVALUATE, "sentiment", "--data", "t.csv"),
+        2,
+        r"t\.csv row 1: unknown label, got '3'; expected negative, positive, or 0 to 1",
+    ),
+    (
+        "key of the data unknown",
+        text_file("t.csv", "text,label\nhi,1\n"),
+        (*EVALUATE, "sentiment", "--data", "t.csv", "data.labl_column=x"),
+        2,
+        r"command line: data\.labl_column=x: unknown key 'labl_column'; did you mean 'label_column'\?",
+    ),
+    (
+        "key for another task",
+        text_file("t.csv", "text,label\nhi,1\n"),
+        (*EVALUATE, "translation", "--data", "t.csv", "--labels", "a,b"),
+        2,
+        r"--labels \(in Python: labels=\) cannot act with translation",
+    ),
     # export and doctor
     ("export over a folder", a_folder("out"), ("export", "safetensors", "{tiny}", "out"), 2, r"out exists already; .*"),
     (

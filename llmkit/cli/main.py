@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from llmkit.cli import chat, data, doctor, export, generate, pretrain, recipes, render
+from llmkit.cli import (
+    answer,
+    chat,
+    data,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    pretrain,
+    recipes,
+    render,
+    sentiment,
+    translate,
+)
 from llmkit.errors import LlmkitError
 
 app = typer.Typer(
@@ -20,8 +33,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate.generate)
+app.command("answer")(answer.answer)
+app.command("qa", hidden=True)(answer.answer)
 app.command("chat")(chat.chat)
+app.command("translate")(translate.translate)
+app.command("sentiment")(sentiment.sentiment)
+app.command("classify")(sentiment.sentiment)
 app.command("pretrain")(pretrain.pretrain)
+app.command("evaluate")(evaluate.evaluate)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.add_typer(export.app, name="export")

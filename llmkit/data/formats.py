@@ -34,13 +34,13 @@ def find_kind(path: Path) -> str | None:
     return kind if kind in READERS else None
 
 
-def read_rows(path: Path, spec: SourceSpec) -> Iterator[Row]:
-    """Read the text of each row of a file.
+def read_rows(path: Path, spec: SourceSpec, *, kind: str | None = None) -> Iterator[Row]:
+    """Read the text of each row of a file, as the kind that its name tells where none is given.
 
     Raises:
-        InputError: The file cannot be read as what its name says, or lacks the column.
+        InputError: The file cannot be read as that kind, or lacks the column.
     """
-    kind = find_kind(path)
+    kind = kind or find_kind(path)
     if kind is None:
         raise InputError(f"cannot tell what {path} holds; expected {', '.join(READERS)}, each also as .gz")
     check_regular(path)

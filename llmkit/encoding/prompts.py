@@ -1,5 +1,6 @@
 """From a prompt, a text or a conversation, to the ids that a causal language model continues."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,19 @@ ROLES = ("system", "user", "assistant")
 PLAIN_TURNS = {"system": "{}\n\n", "user": "User: {}\n", "assistant": "Assistant: {}\n"}
 PLAIN_ANSWER = "Assistant:"
 PLAIN_STOP = "\nUser:"
+# A question for the label of a text, which goes on with it.
+SENTIMENT_PLAIN = "Review: {}\nSentiment:"
+LABEL_PLAIN = "Text: {}\nLabel:"
+SENTIMENTS = {"negative", "neutral", "positive"}
+# A question about a text: for a chat model, and for one that only continues, which ends its answer with the line.
+QUESTION_TURN = (
+    "{context}\n\nQuestion: {question}\nAnswer with the shortest words that can be copied from the text above, and "
+    "nothing else."
+)
+QUESTION_PLAIN = "{context}\n\nQuestion: {question}\nAnswer:"
+# A line to translate, likewise; both end their answer with the line.
+TRANSLATION_TURN = "Translate this text{source} to {target}. Answer with the translation alone.\n\n{text}"
+TRANSLATION_PLAIN = "{source}: {text}\n{target}:"
 
 
 def is_bert_like(tokenizer: Any) -> bool:
@@ -44,11 +58,16 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     ids = encode_text(tokenizer, prompt) if isinstance(prompt, str) else encode_chat(tokenizer, prompt)
     if ids:
         return ids
-    candidates = (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id)
-    start = next((i for i in candidates if i is not None), None)
+    start = start_token(tokenizer)
     if start is None:
         raise InputError("the prompt is empty and the tokenizer has no token to begin a text with")
-    return [int(start)]
+    return [start]
+
+
+def start_token(tokenizer: Any) -> int | None:
+    """Find the id that a text may begin with where it is empty: begin-of-text, [CLS] or end-of-text."""
+    candidates = (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id)
+    return next((int(i) for i in candidates if i is not None), None)
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -125,3 +144,36 @@ def cut_left(tokenizer: Any, ids: list[int], keep: int) -> list[int]:
     if keep > 1 and ids[0] == tokenizer.bos_token_id:
         return [ids[0], *ids[len(ids) - keep + 1 :]]
     return ids[len(ids) - keep :]
+
+
+def question_prompt(tokenizer: Any, question: str, context: str) -> Prompt:
+    """Ask a question about a text: as a turn for the chat template where there is one, else as a text to continue."""
+    if tokenizer.chat_template:
+        return [{"role": "user", "content": QUESTION_TURN.format(context=context, question=question)}]
+    return QUESTION_PLAIN.format(context=context, question=question)
+
+
+def classification_prompt(tokenizer: Any, text: str, labels: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """Encode a text and the word before its label, and each label as it goes on.
+
+    A plain text, for chat models too: their answer begins as they please, while its first word must be the label. Text
+    and label are encoded together, since a token may hold the end of one and the beginning of the other; the prompt is
+    what all have in common.
+    """
+    plain = SENTIMENT_PLAIN if {label.lower() for label in labels} <= SENTIMENTS else LABEL_PLAIN
+    prompt = plain.format(text)
+    wholes = [encode_text(tokenizer, prompt), *(encode_text(tokenizer, f"{prompt} {label}") for label in labels)]
+    columns = zip(*wholes, strict=False)
+    common = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    return wholes[0][:common], [whole[common:] for whole in wholes[1:]]
+
+
+def translation_prompt(tokenizer: Any, text: str, source: str | None, target: str) -> Prompt:
+    """Ask for a translation: as a turn for the chat template where there is one, else as a text to continue.
+
+    `source` and `target` are the names of the languages; without a source the model has to find it out.
+    """
+    if tokenizer.chat_template:
+        origin = f" from {source}" if source is not None else ""
+        return [{"role": "user", "content": TRANSLATION_TURN.format(source=origin, target=target, text=text)}]
+    return TRANSLATION_PLAIN.format(source=source or "Text", target=target, text=text)

@@ -1,0 +1,157 @@
+"""What is evaluated: a call and its data, checked before anything is loaded, and the rows that are drawn."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
+
+from llmkit import metrics
+from llmkit.data.order import shuffle_index
+from llmkit.errors import InputError
+from llmkit.evaluation.keys import Data, DataKeys, Task, find_task, read_keys
+from llmkit.evaluation.reading import Labelled, Pair, Question, read_examples
+from llmkit.metrics import Definition
+from llmkit.runtime import check_seed
+from llmkit.tasks.sampling import check_count
+
+# task -> the rows that are answered at a time: enough to fill batches, few enough to see progress
+CHUNKS: Mapping[Task, int] = {"translation": 32, "question-answering": 16, "classification": 256}
+# task -> the heads that can do it, as the verbs have it; of several, that which the checkpoint was saved for is loaded
+HEADS: Mapping[Task, tuple[str, ...]] = {
+    "translation": ("translation", "generation"),
+    "question-answering": ("question-answering", "generation"),
+    "classification": ("classification", "generation"),
+}
+
+Progress = Callable[[int], None]
+Row = TypeVar("Row", Pair, Question, Labelled)
+
+
+@dataclass
+class Survey:
+    """Counts, over all rows, what decides how they are scored.
+
+    `labels` holds each label of the data with the place of the first row that has it.
+    """
+
+    num_rows: int = 0
+    num_han: int = 0
+    num_unanswerable: int = 0
+    labels: dict[str | int, str] = field(default_factory=dict)
+
+    @property
+    def definition(self) -> Definition:
+        """cmrc-2018 where most questions or their answers hold Chinese characters, else SQuAD's by the answers."""
+        if 2 * self.num_han > self.num_rows:
+            return "cmrc-2018"
+        return "squad-v2.0" if self.num_unanswerable else "squad-v1.1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Holds a call that is right, and which rows of its data are answered.
+
+    Attributes:
+        on: The task as the user called it.
+        task: The task.
+        keys: What names the data.
+        survey: What was found in the data.
+        chosen: The rows to answer; None for all.
+        seed: What they were drawn by; None where nothing was drawn.
+        src_lang: The language of the texts to translate, as it was given.
+        tgt_lang: The language of their translations, likewise.
+        labels: The labels to choose from, likewise.
+    """
+
+    on: str
+    task: Task
+    keys: DataKeys
+    survey: Survey
+    chosen: frozenset[int] | None
+    seed: int | None
+    src_lang: str | None
+    tgt_lang: str | None
+    labels: Sequence[str] | None
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that can do the task."""
+        return HEADS[self.task]
+
+    @property
+    def num_chosen(self) -> int:
+        """The rows to answer."""
+        return self.survey.num_rows if self.chosen is None else len(self.chosen)
+
+    def chunks(self, kind: type[Row], progress: Progress) -> Iterator[list[Row]]:
+        """Read the rows to answer, some at a time; progress is told the number done when the next are asked for."""
+        every = enumerate(read_examples(self.keys, self.task))
+        rows = (row for i, row in every if (self.chosen is None or i in self.chosen) and isinstance(row, kind))
+        done = 0
+        while chunk := list(islice(rows, CHUNKS[self.task])):
+            yield chunk
+            done += len(chunk)
+            progress(done)
+
+
+def make_plan(
+    on: str,
+    data: Data,
+    *,
+    max_examples: int | None = None,
+    seed: int = 0,
+    src_lang: str | None = None,
+    tgt_lang: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> Plan:
+    """Check a call, read its data through once, and draw the rows.
+
+    Arguments and errors are those of evaluate.
+    """
+    task = find_task(on)
+    keys = read_keys(data, task)
+    if max_examples is not None:
+        check_count("max_examples", max_examples)
+    check_seed(seed)
+    _check_options(task, src_lang=src_lang, tgt_lang=tgt_lang, labels=labels)
+    survey = survey_rows(keys, task)
+    chosen = None
+    if max_examples is not None and max_examples < survey.num_rows:
+        chosen = frozenset(shuffle_index(i, survey.num_rows, seed) for i in range(max_examples))
+    drawn_by = None if chosen is None else seed
+    return Plan(on, task, keys, survey, chosen, drawn_by, src_lang, tgt_lang, labels)
+
+
+def _check_options(task: Task, **options: object) -> None:
+    """Refuse what cannot act with a task."""
+    acting = {"translation": ("src_lang", "tgt_lang"), "classification": ("labels",)}.get(task, ())
+    flags = {"src_lang": "--from", "tgt_lang": "--to", "labels": "--labels"}
+    for name, value in options.items():
+        if value is not None and name not in acting:
+            raise InputError(f"{flags[name]} (in Python: {name}=) cannot act with {task}")
+
+
+def survey_rows(keys: DataKeys, task: Task) -> Survey:
+    """Read all rows, and check what can be checked without a model.
+
+    Raises:
+        InputError: There are none, or one cannot be answered.
+    """
+    found = Survey()
+    for row in read_examples(keys, task):
+        found.num_rows += 1
+        if isinstance(row, Question):
+            _check_question(row)
+            found.num_unanswerable += not row.answers
+            found.num_han += any(metrics.HAN.search(text) is not None for text in (row.question, *row.answers))
+        elif isinstance(row, Labelled):
+            found.labels.setdefault(row.label, row.where)
+    if found.num_rows == 0:
+        raise InputError(f"0 examples in {keys.path or keys.source_path}")
+    return found
+
+
+def _check_question(row: Question) -> None:
+    for name in ("question", "context"):
+        if not getattr(row, name).strip():
+            raise InputError(f"{row.where}: the {name} is empty; expected text")
