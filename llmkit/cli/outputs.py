@@ -94,7 +94,7 @@ class Table:
 
     def _format(self, values: list[Any]) -> str:
         if self._path.suffix == ".tsv":
-            return "\t".join(_escape_cell(str(value)) for value in values) + "\n"
+            return "\t".join(_escape_cell("" if value is None else str(value)) for value in values) + "\n"
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(values)
         return text.getvalue()

@@ -19,11 +19,13 @@ PLAIN_STOP = "\nUser:"
 SENTIMENT_PLAIN = "Review: {}\nSentiment:"
 LABEL_PLAIN = "Text: {}\nLabel:"
 SENTIMENTS = {"negative", "neutral", "positive"}
-# A question about a text: for a chat model, and for one that only continues, which ends its answer with the line.
+# A question about a text: for a chat model after an example, which a small one needs to answer in words and not in
+# sentences, and for one that only continues, which ends its answer with the line.
 QUESTION_TURN = (
     "{context}\n\nQuestion: {question}\nAnswer with the shortest words that can be copied from the text above, and "
     "nothing else."
 )
+QUESTION_EXAMPLE = ("Anna lives in Rome and paints houses.", "Where does Anna live?", "Rome")
 QUESTION_PLAIN = "{context}\n\nQuestion: {question}\nAnswer:"
 # A line to translate, likewise; both end their answer with the line.
 TRANSLATION_TURN = "Translate this text{source} to {target}. Answer with the translation alone.\n\n{text}"
@@ -148,9 +150,14 @@ def cut_left(tokenizer: Any, ids: list[int], keep: int) -> list[int]:
 
 def question_prompt(tokenizer: Any, question: str, context: str) -> Prompt:
     """Ask a question about a text: as a turn for the chat template where there is one, else as a text to continue."""
-    if tokenizer.chat_template:
-        return [{"role": "user", "content": QUESTION_TURN.format(context=context, question=question)}]
-    return QUESTION_PLAIN.format(context=context, question=question)
+    if not tokenizer.chat_template:
+        return QUESTION_PLAIN.format(context=context, question=question)
+    text, asked, answer = QUESTION_EXAMPLE
+    return [
+        {"role": "user", "content": QUESTION_TURN.format(context=text, question=asked)},
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": QUESTION_TURN.format(context=context, question=question)},
+    ]
 
 
 def classification_prompt(tokenizer: Any, text: str, labels: Sequence[str]) -> tuple[list[int], list[list[int]]]:

@@ -175,7 +175,7 @@ def prepare(lm: Loaded, settings: Settings) -> Writer:
             f"no_answer_threshold needs a model with a head for question answering; {lm.name or 'the model'} writes "
             "its answers"
         )
-    stop = None if lm.tokenizer.chat_template else "\n"
+    stop = "\n\n" if lm.tokenizer.chat_template else "\n"  # what comes after it is no answer any more
     job = generation.prepare(
         lm, {"temperature": 0, "num_beams": 1, "max_new_tokens": settings.max_answer_tokens, "stop": stop}
     )

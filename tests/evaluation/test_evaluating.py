@@ -267,3 +267,12 @@ def test_head_with_one_label_is_refused(tmp_path):
 def test_evaluation_shows_its_metrics_and_n():
     result = Evaluation("classification", {"accuracy": 0.5, "f1_macro": 1 / 3}, 12, 20, 0, 1.5)
     assert str(result) == "accuracy: 0.5000\nf1_macro: 0.3333\nn: 12"
+
+
+@pytest.mark.real
+def test_evaluate_answers_a_squad_question_with_a_real_model(smollm2, data):
+    squad = data / "qa" / "squad_v1.1_dev.json"
+    found = llmkit.evaluate(smollm2, on="question-answering", data=squad, max_examples=1)
+    assert (found.n, found.num_rows, found.definition) == (1, 10570, "squad-v1.1")
+    assert list(found.metrics) == ["exact_match", "f1"]
+    assert 0 <= found.metrics["f1"] <= 100

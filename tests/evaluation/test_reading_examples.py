@@ -19,7 +19,7 @@ SQUAD = {
                     "context": "猫坐在垫子上 😀。",
                     "qas": [
                         {"id": "q1", "question": "谁？", "answers": [{"text": "猫", "answer_start": 0}] * 2},
-                        {"id": "q2", "question": "何时？", "answers": [], "is_impossible": True},
+                        {"id": "q2", "question": "何时？", "answers": [{"text": "猫"}], "is_impossible": True},
                     ],
                 },
                 {

