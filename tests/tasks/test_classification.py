@@ -3,7 +3,6 @@ import torch
 from conftest import TEXTS, byte_level_tokenizer, wordpiece_tokenizer
 from small_classifiers import NLI, SHAPES, make
 
-import llmkit
 from llmkit import Classification, InputError, Loaded, RunError, classify, classify_batch, sentiment, sentiment_batch
 from llmkit.encoding import prompts
 from llmkit.tasks.classification import prepare
