@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import itertools
 import sys
 from collections.abc import Iterator
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmkit.cli import options, render, rows
+from llmkit.cli import opening, options, render, rows
 from llmkit.cli.flow import Flow
 from llmkit.errors import InputError
 
 if TYPE_CHECKING:
+    from llmkit.loading import Loaded
     from llmkit.tasks.answering import Job
     from llmkit.tasks.asking import Contexts, Settings, Source
     from llmkit.tasks.extracted_answers import Question
@@ -165,22 +165,15 @@ def _read_file(path: Path, encoding: str) -> str:
 
 
 def _open_job(model: str | None, settings: Settings, **loading: Any) -> Job:
-    """Load the checkpoint or the default; the garbage collector rests meanwhile, as for generate."""
-    from llmkit.defaults import default_checkpoint
-    from llmkit.loading import load
+    """Load the checkpoint or the default, and settle the settings."""
 
-    if model is None and loading["adapter"] is not None:
-        raise InputError("an adapter needs the checkpoint that it was made for, got none; expected -m CHECKPOINT")
-    gc.disable()
-    try:
-        name = model if model is not None else default_checkpoint("question-answering")
-        lm = load(name, task=("question-answering", "generation"), **loading)
+    def make(lm: Loaded) -> Job:
         from llmkit.tasks.answering import prepare
 
         return prepare(lm, settings)
-    finally:
-        gc.enable()
-        gc.freeze()
+
+    heads = ("question-answering", "generation")
+    return opening.open_job(model, make, use="question-answering", heads=heads, **loading)
 
 
 def _show(found: Answer, as_json: bool) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llmkit.cli import options, render, rows
+from llmkit.cli import opening, options, render, rows
 from llmkit.cli.flow import Flow
 from llmkit.errors import InputError
 
 if TYPE_CHECKING:
+    from llmkit.loading import Loaded
     from llmkit.tasks.generation import Job, Start
     from llmkit.tasks.results import Generation
 
@@ -78,25 +78,14 @@ def check(settings: dict[str, Any], **counts: int) -> None:
 
 
 def open_job(model: str | None, settings: dict[str, Any], *, use: str = "generation", **loading: Any) -> Job:
-    """Load the checkpoint, or the default for a use, and settle the settings.
+    """Load the checkpoint, or the default for a use, and settle the settings."""
 
-    The garbage collector rests meanwhile: what importing and loading make lives as long as the process, and looking
-    through it again and again takes a tenth of the time to the first token (docs/reference/speed.md).
-    """
-    from llmkit.defaults import default_checkpoint
-    from llmkit.loading import load
-
-    if model is None and loading["adapter"] is not None:
-        raise InputError("an adapter needs the checkpoint that it was made for, got none; expected -m CHECKPOINT")
-    gc.disable()
-    try:
-        lm = load(model if model is not None else default_checkpoint(use), task="generation", **loading)
+    def make(lm: Loaded) -> Job:
         from llmkit.tasks.generation import prepare
 
         return prepare(lm, settings)  # type: ignore[arg-type]
-    finally:
-        gc.enable()
-        gc.freeze()
+
+    return opening.open_job(model, make, use=use, heads="generation", **loading)
 
 
 def stream_one(job: Job, text: str, as_json: bool) -> int:

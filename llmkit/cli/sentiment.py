@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmkit.cli import options, render, rows
+from llmkit.cli import opening, options, render, rows
 from llmkit.cli.flow import Flow
 from llmkit.errors import InputError
 
 if TYPE_CHECKING:
+    from llmkit.loading import Loaded
     from llmkit.tasks.classification import Job
     from llmkit.tasks.results import Classification
 
@@ -84,22 +84,14 @@ def sentiment(
 
 
 def open_job(model: str | None, settings: dict[str, Any], loading: dict[str, Any]) -> Job:
-    """Load the checkpoint, or the default, and choose how labels are scored; as in `llmkit generate`, gc rests."""
-    from llmkit.defaults import default_checkpoint
-    from llmkit.loading import load
+    """Load the checkpoint, or the default, and choose how labels are scored."""
 
-    if model is None and loading["adapter"] is not None:
-        raise InputError("an adapter needs the checkpoint that it was made for, got none; expected -m CHECKPOINT")
-    gc.disable()
-    try:
-        name = model if model is not None else default_checkpoint("classification")
-        lm = load(name, task=("classification", "generation"), **loading)
+    def make(lm: Loaded) -> Job:
         from llmkit.tasks.classification import prepare
 
         return prepare(lm, **settings)
-    finally:
-        gc.enable()
-        gc.freeze()
+
+    return opening.open_job(model, make, use="classification", heads=("classification", "generation"), **loading)
 
 
 @dataclass(frozen=True)

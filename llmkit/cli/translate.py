@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmkit.cli import options, render, rows
+from llmkit.cli import opening, options, render, rows
 from llmkit.cli.flow import Flow
-from llmkit.errors import InputError
 
 if TYPE_CHECKING:
+    from llmkit.loading import Loaded
     from llmkit.tasks.results import Translation
     from llmkit.tasks.translation import Job
 
@@ -100,24 +99,17 @@ def check(settings: dict[str, Any]) -> None:
 
 
 def open_job(model: str | None, settings: dict[str, Any], loading: dict[str, Any]) -> Job:
-    """Load the checkpoint, or the default for the languages, and settle the settings; see generate.open_job."""
-    from llmkit.defaults import default_checkpoint
+    """Load the checkpoint, or the default for the languages, and settle the settings."""
     from llmkit.encoding import languages
-    from llmkit.loading import load
 
-    if model is None and loading["adapter"] is not None:
-        raise InputError("an adapter needs the checkpoint that it was made for, got none; expected -m CHECKPOINT")
-    if model is None:
-        model = default_checkpoint("translation", languages.name_pair(settings["src_lang"], settings["tgt_lang"]))
-    gc.disable()
-    try:
-        lm = load(model, task=("translation", "generation"), **loading)
+    def make(lm: Loaded) -> Job:
         from llmkit.tasks.translation import prepare
 
         return prepare(lm, **settings)
-    finally:
-        gc.enable()
-        gc.freeze()
+
+    pair = languages.name_pair(settings["src_lang"], settings["tgt_lang"]) if model is None else ""
+    heads = ("translation", "generation")
+    return opening.open_job(model, make, use="translation", heads=heads, languages=pair, **loading)
 
 
 def translate_one(job: Job, text: str, quiet: bool) -> Translation:
