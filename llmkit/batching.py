@@ -55,6 +55,14 @@ def plan(lengths: Sequence[int], budget: Budget) -> list[list[int]]:
     return batches
 
 
+def group(values: Sequence[int]) -> list[list[int]]:
+    """Group indices by their value."""
+    groups: dict[int, list[int]] = {}
+    for i, value in enumerate(values):
+        groups.setdefault(value, []).append(i)
+    return list(groups.values())
+
+
 def run(
     lengths: Sequence[int],
     budget: Budget,
@@ -80,8 +88,8 @@ def run(
             if len(batch) == 1 or not is_full(err):
                 raise
             budget.halve()
-            left = [i for group in (batch, *waiting) for i in group]
-            waiting = [[left[k] for k in group] for group in plan([lengths[i] for i in left], budget)]
+            left = [i for other in (batch, *waiting) for i in other]
+            waiting = [[left[k] for k in other] for other in plan([lengths[i] for i in left], budget)]
             continue
         results.update(zip(batch, found, strict=True))
     return [results[i] for i in range(len(lengths))]

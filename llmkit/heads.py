@@ -19,6 +19,7 @@ HEADS = {
     "ForQuestionAnswering": "question-answering",
     "ForSequenceClassification": "classification",
 }
+NO_LIMIT = 1_000_000  # a tokenizer without a limit states a larger one
 # model types whose positions begin after the padding id
 FROM_PADDING = {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm"}
 FROM_PADDING |= {"xlm-roberta", "xlm-roberta-xl", "xmod", "lilt", "luke"}
@@ -31,18 +32,32 @@ def match_head(architecture: str) -> str | None:
 
 def find_head(model: Any) -> str | None:
     """Find the task that a model's head is for, by the name of its class; None where it tells none."""
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return match_head(type(core).__name__)
+    return match_head(type(unwrap(model)).__name__)
+
+
+def unwrap(model: Any) -> Any:
+    """Return the model under a peft adapter, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def context_length(config: Any) -> int | None:
     """Find the longest sequence that a model can take, in tokens; None where positions have no end (ALiBi, T5).
 
+    A T5 config may state n_positions all the same: the length that it was trained with.
+
     RoBERTa's kind counts positions from the padding id on, so that its table holds more rows than a sequence tokens
     (`create_position_ids_from_input_ids` in transformers 5.23).
     """
     for key in ("max_position_embeddings", "n_positions"):
+        if key == "n_positions" and hasattr(config, "relative_attention_num_buckets"):
+            continue
         if isinstance(value := getattr(config, key, None), int) and value > 0:
             counts_from_padding = config.model_type in FROM_PADDING
             return value - (config.pad_token_id or 0) - 1 if counts_from_padding else value
     return None
+
+
+def stated_length(tokenizer: Any) -> int | None:
+    """Return the longest sequence that a tokenizer states, in tokens; None where it states none (1e30)."""
+    stated = tokenizer.model_max_length
+    return stated if isinstance(stated, int) and 0 < stated < NO_LIMIT else None

@@ -113,12 +113,13 @@ def has_native_bf16(device: "torch.device") -> bool:
 
 
 def free_memory(device: "torch.device") -> int:
-    """Measure the memory that is free on a device, in bytes."""
+    """Measure the memory that can be had on a device, in bytes; the system's file cache counts as free."""
+    import psutil
     import torch
 
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return int(psutil.virtual_memory().available)
 
 
 def is_out_of_memory(err: BaseException) -> bool:

@@ -8,6 +8,7 @@ import torch
 
 from llmkit import batching, runtime
 from llmkit.batching import Budget
+from llmkit.heads import unwrap
 
 
 def score_continuations(
@@ -63,8 +64,7 @@ def _compute_logits(model: Any, rows: Sequence[Sequence[int]], first: int) -> to
 
     What stands to the right of a token has no part in a causal model, so any id will do as padding.
     """
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    takes = inspect.signature(core.forward).parameters
+    takes = inspect.signature(unwrap(model).forward).parameters
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
     given: dict[str, Any] = {}

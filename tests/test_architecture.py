@@ -17,7 +17,7 @@ GROUPS: dict[str, tuple[int, tuple[str, ...]]] = {
     "L0 batching": (0, ("errors", "batching")),
     "L1 models": (1, ("runtime", "heads", "adapters", "loading", "encoding", "decoding")),
     "L1 hidden_states": (1, ("hidden_states",)),
-    "L1 scoring": (1, ("runtime", "scoring")),
+    "L1 scoring": (1, ("runtime", "heads", "scoring")),
     "L1 metrics": (1, ("metrics",)),
     "L1 pages": (1, ("pages",)),
     "L1 reference": (1, ("reference",)),

@@ -151,15 +151,11 @@ def _read_context(name: str, encoding: str) -> str:
 
 
 def _read_file(path: Path, encoding: str) -> str:
-    if not path.exists():
-        raise InputError(f"no such file: {path}")
-    if not path.is_file():
-        raise InputError(f"not a regular file: {path}")
+    rows.check_regular(path)
     try:
         return path.read_bytes().decode(rows.python_name(encoding))
     except UnicodeDecodeError as err:
-        other = "utf-8" if rows.python_name(encoding) != "utf-8-sig" else "gb18030"
-        raise InputError(f"{path} is not {encoding} (byte {err.start})", hint=f"--encoding {other}") from None
+        raise InputError(f"{path} is not {encoding} (byte {err.start})", hint=rows.suggest_other(encoding)) from None
     except OSError as err:
         raise InputError(f"{path} cannot be read: {err.strerror}") from None
 

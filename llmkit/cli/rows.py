@@ -42,7 +42,9 @@ def read_whole(text: str | None, encoding: str) -> str:
     try:
         piped = sys.stdin.buffer.read().decode(python_name(encoding))
     except UnicodeDecodeError as err:
-        raise InputError(f"the piped input is not {encoding} (byte {err.start})", hint=_other(encoding)) from None
+        raise InputError(
+            f"the piped input is not {encoding} (byte {err.start})", hint=suggest_other(encoding)
+        ) from None
     for end in ("\r\n", "\n"):
         if piped.endswith(end):
             return piped[: -len(end)]
@@ -62,8 +64,21 @@ def python_name(encoding: str) -> str:
     return "utf-8-sig" if name == "utf-8" else name
 
 
-def _other(encoding: str) -> str:
+def suggest_other(encoding: str) -> str:
+    """Suggest the encoding that a text is likely in when it is not in this one."""
     return "--encoding gb18030" if codecs.lookup(encoding).name == "utf-8" else "--encoding utf-8"
+
+
+def check_regular(path: Path) -> None:
+    """Check that a file is there.
+
+    Raises:
+        InputError: It is missing, or not a regular file.
+    """
+    if not path.exists():
+        raise InputError(f"no such file: {path}")
+    if not path.is_file():
+        raise InputError(f"not a regular file: {path}")
 
 
 def check_file(path: Path, column: str, encoding: str) -> int:
@@ -72,10 +87,7 @@ def check_file(path: Path, column: str, encoding: str) -> int:
     Raises:
         InputError: It is missing, not a regular file, not in this encoding, empty, or lacks the column.
     """
-    if not path.exists():
-        raise InputError(f"no such file: {path}")
-    if not path.is_file():
-        raise InputError(f"not a regular file: {path}")
+    check_regular(path)
     line = 0
     try:
         with _open(path, encoding) as file:
@@ -83,7 +95,7 @@ def check_file(path: Path, column: str, encoding: str) -> int:
                 pass
     except UnicodeDecodeError as err:
         raise InputError(
-            f"{path} is not {encoding}, from about line {line + 1}: {err.reason}", hint=_other(encoding)
+            f"{path} is not {encoding}, from about line {line + 1}: {err.reason}", hint=suggest_other(encoding)
         ) from None
     except OSError as err:
         raise InputError(f"{path} cannot be read: {err.strerror}") from None

@@ -19,7 +19,7 @@ from llmkit import runtime
 from llmkit.decoding import configuring
 from llmkit.decoding.cache import Columns, make_columns, regroup
 from llmkit.errors import InputError, RunError
-from llmkit.heads import context_length
+from llmkit.heads import context_length, unwrap
 
 FinishReason = Literal["eos", "length"]
 Event = tuple[int, int, FinishReason | None]
@@ -57,7 +57,7 @@ class Decoder:
     _next_key: int = 0
 
     def __post_init__(self) -> None:
-        core = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        core = unwrap(self.model)
         self._accepts = frozenset(inspect.signature(core.forward).parameters)
         self._has_plain_cache = "past_key_values" in self._accepts and all(
             type(layer) is DynamicLayer for layer in DynamicCache(config=core.config).layers

@@ -5,25 +5,23 @@ included. They are cut from arrays, as they are needed: encodings that are joine
 trimmed off the offsets of a byte-level token a second time, which then miss a character (tokenizers 0.23).
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from llmkit.encoding.prompts import mask_surrogates
 from llmkit.errors import InputError
-from llmkit.heads import context_length
+from llmkit.heads import context_length, stated_length
 
 MAX_LENGTH, STRIDE = 384, 128  # where neither the call nor the checkpoint says
-NO_LIMIT = 1_000_000  # a tokenizer without a limit states 1e30
 # models without type_vocab_size that tell question from text by segments all the same
 SEGMENTED = {"xlnet"}
 Ints = npt.NDArray[np.int32]
 Encoded = tuple[Ints, Ints, Ints]  # ids, starts, ends
 BLOCK, MARGIN = 1 << 18, 1 << 10  # characters that are encoded together, and so many more at either side
 AGREED = 16  # tokens at either side of a border on which two blocks agree
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +84,7 @@ def encode_context(tokenizer: Any, text: str) -> Context:
     if not text.strip():
         raise InputError("the text to answer from is empty; expected at least one word")
     check_offsets(tokenizer)
-    ids, starts, ends = _encode(tokenizer, _without_surrogates(text))
+    ids, starts, ends = _encode(tokenizer, mask_surrogates(text))
     if not any(text[start:end].strip() for start, end in zip(starts, ends, strict=True)):
         raise InputError("the text to answer from holds nothing that the tokenizer keeps")
     return Context(text, ids, starts, ends)
@@ -151,7 +149,7 @@ def frame_question(tokenizer: Any, question: str) -> Frame:
     if not question.strip():
         raise InputError("the question is empty; expected at least one word")
     # Any text shows the frame; the question is one that has tokens in every vocabulary.
-    clean = _without_surrogates(question)
+    clean = mask_surrogates(question)
     pair = tokenizer(clean, clean, verbose=False).encodings[0]
     sequences = pair.sequence_ids
     if 1 not in sequences:
@@ -188,16 +186,16 @@ def settle_length(config: Any, tokenizer: Any, asked: int | None = None, stated:
         if longest is not None and asked > longest:
             raise InputError(f"max_length too large, got {asked:,}; expected at most {longest:,}, the model's context")
         return asked
-    limits = [longest, tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None]
+    limits = [longest, stated_length(tokenizer)]
     limits.append(stated if isinstance(stated, int) else MAX_LENGTH)
     return min(int(limit) for limit in limits if limit is not None)
 
 
-def settle_stride(frame: Frame, length: int, asked: int | None = None, stated: object = None) -> int:
-    """Settle how many tokens of the text neighbouring windows share: by default 128, at most half of the room for it.
+def find_room(frame: Frame, length: int) -> int:
+    """Find how many tokens of the text a window holds.
 
     Raises:
-        InputError: The question leaves no room for the text, or the stride that was asked for fills it.
+        InputError: The question leaves none.
     """
     room = length - frame.num_tokens
     if room < 1:
@@ -206,17 +204,21 @@ def settle_stride(frame: Frame, length: int, asked: int | None = None, stated: o
             f"the question is too long, got {frame.num_question_tokens:,} tokens; expected at most {max(most, 0):,} "
             f"in windows of {length:,}"
         )
+    return room
+
+
+def settle_stride(room: int, asked: int | None = None, stated: object = None) -> int:
+    """Settle how many tokens of the text neighbouring windows share: by default 128, at most half of the room for it.
+
+    Raises:
+        InputError: The stride that was asked for fills the room.
+    """
     if asked is not None:
         if asked >= room:
             raise InputError(
                 f"stride too large, got {asked:,}; expected at most {room - 1:,}, since the question leaves room for "
-                f"{room:,} tokens of the text in windows of {length:,}"
+                f"{room:,} tokens of the text"
             )
         return asked
     wanted = stated if isinstance(stated, int) and 0 <= stated < room else None
     return wanted if wanted is not None else min(STRIDE, room // 2)
-
-
-def _without_surrogates(text: str) -> str:
-    """Replace each surrogate, which no tokenizer takes, by U+FFFD; the places of all characters stay."""
-    return SURROGATE.sub("\ufffd", text)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from llmkit.errors import InputError
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 ROLES = ("system", "user", "assistant")
 # The transcript that stands in for a chat template where a base model has none; a new turn of the user ends the answer.
 PLAIN_TURNS = {"system": "{}\n\n", "user": "User: {}\n", "assistant": "Assistant: {}\n"}
@@ -134,9 +136,14 @@ def check_messages(messages: Sequence[Message]) -> None:
 
 def replace_surrogates(text: str) -> str:
     """Replace lone surrogates, which no tokenizer takes, by U+FFFD; pairs become their character."""
-    if not any("\ud800" <= c <= "\udfff" for c in text):
+    if not SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def mask_surrogates(text: str) -> str:
+    """Replace each surrogate by one U+FFFD, so that the places of all characters stay."""
+    return SURROGATE.sub("\ufffd", text)
 
 
 def cut_left(tokenizer: Any, ids: list[int], keep: int) -> list[int]:

@@ -8,9 +8,8 @@ from typing import Any
 from llmkit.encoding.pairs import encode_context
 from llmkit.encoding.prompts import replace_surrogates, start_token
 from llmkit.errors import InputError
-from llmkit.heads import context_length
+from llmkit.heads import context_length, stated_length
 
-UNSET = 1_000_000  # a tokenizer without a limit of its own states a larger one (1e30)
 LONG = 200_000  # characters; a longer text is encoded in blocks
 UNBOUNDED = 4096  # tokens of a window where neither the model nor the tokenizer has an end
 
@@ -125,7 +124,7 @@ def settle_size(lm: Any, max_length: int | None) -> int:
     Raises:
         InputError: More is asked for than the model takes.
     """
-    context, stated = context_length(lm.model.config), lm.tokenizer.model_max_length
+    context = context_length(lm.model.config)
     if max_length is not None and context is not None and max_length > context:
         raise InputError(
             f"max_length out of range, got {max_length:,}; expected at most {context:,}, which "
@@ -133,7 +132,7 @@ def settle_size(lm: Any, max_length: int | None) -> int:
         )
     learned = (lm.facts or {}).get("max_length")
     asked = max_length or (learned if isinstance(learned, int) and learned > 0 else None)
-    limits = [context, asked, stated if isinstance(stated, int) and stated < UNSET and not max_length else None]
+    limits = [context, asked, None if max_length else stated_length(lm.tokenizer)]
     return min((limit for limit in limits if limit is not None), default=UNBOUNDED)
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 from llmkit.defaults import default_checkpoint
 from llmkit.errors import InputError
 from llmkit.heads import find_head
 from llmkit.loading import Checkpoint, load
 from llmkit.tasks import asking, extracted_answers, generated_answers
-from llmkit.tasks.asking import MAX_ANSWER_TOKENS, Contexts, Settings, Source
+from llmkit.tasks.asking import Asking, Contexts, Settings, Source
 from llmkit.tasks.extracted_answers import Extractor, Question
 from llmkit.tasks.generated_answers import Prompted, Writer
 from llmkit.tasks.results import Answer
@@ -21,12 +22,7 @@ def answer(
     *,
     context: Contexts,
     model: Checkpoint | None = None,
-    top: int = 1,
-    no_answer_threshold: float | None = None,
-    max_answer_tokens: int = MAX_ANSWER_TOKENS,
-    max_length: int | None = None,
-    stride: int | None = None,
-    batch_size: int | None = None,
+    **settings: Unpack[Asking],
 ) -> Answer:
     """Answer a question from a text of any length, or from several texts.
 
@@ -41,15 +37,7 @@ def answer(
         question: The question.
         context: A text, or texts by name; then `file` of an answer is the name of its text.
         model: A checkpoint's name, loaded at each call, or a Loaded; None takes the default.
-        top: So many answers, those after the first as its alternatives; they overlap nowhere.
-        no_answer_threshold: In nats: the answer is empty where no answer scores by more than this above the best span.
-            None always gives a span.
-        max_answer_tokens: At most so many tokens in an answer.
-        max_length: The tokens of a window, question included; None takes what the checkpoint states, else at most 384
-            (a model that writes: its whole context).
-        stride: The tokens of the text that neighbouring windows share; None takes what the checkpoint states, else 128,
-            at most half of the room.
-        batch_size: At most so many windows at a time; None leaves it to the free memory.
+        **settings: See Asking.
 
     Raises:
         TypeError: The question or a text is no str.
@@ -57,7 +45,7 @@ def answer(
     """
     _check_question("question", question)
     _check_contexts("context", context)
-    job = prepare(model, Settings(top, no_answer_threshold, max_answer_tokens, max_length, stride, batch_size))
+    job = prepare(model, Settings(**settings))
     return job.run([job.ask(question, job.read(context))])[0]
 
 
@@ -66,25 +54,15 @@ def answer_batch(
     *,
     contexts: Contexts | Sequence[Contexts],
     model: Checkpoint | None = None,
-    top: int = 1,
-    no_answer_threshold: float | None = None,
-    max_answer_tokens: int = MAX_ANSWER_TOKENS,
-    max_length: int | None = None,
-    stride: int | None = None,
-    batch_size: int | None = None,
+    **settings: Unpack[Asking],
 ) -> list[Answer]:
     """Answer many questions; the answers come in the order given, each what answer returns for it alone.
 
     Args:
         questions: The questions.
         contexts: A text, or texts by name, for all questions; or a list with one such for each question.
-        model: As for answer, as are all further arguments.
-        top: So many answers a question.
-        no_answer_threshold: In nats.
-        max_answer_tokens: At most so many tokens in an answer.
-        max_length: The tokens of a window.
-        stride: The tokens of the text that neighbouring windows share.
-        batch_size: At most so many windows at a time, of any questions.
+        model: As for answer.
+        **settings: See Asking.
 
     Raises:
         TypeError: A question or a text is no str; names its index, and nothing is started.
@@ -95,7 +73,7 @@ def answer_batch(
     for i, question in enumerate(questions):
         _check_question(f"question {i}", question)
     pairs = list(zip(questions, _spread(contexts, len(questions)), strict=True))
-    job = prepare(model, Settings(top, no_answer_threshold, max_answer_tokens, max_length, stride, batch_size))
+    job = prepare(model, Settings(**settings))
     return job.run_pairs(pairs)
 
 

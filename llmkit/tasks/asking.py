@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 from llmkit.encoding.pairs import Context
 from llmkit.errors import InputError
@@ -13,9 +14,31 @@ Contexts = str | Mapping[str, str]
 MAX_ANSWER_TOKENS = 30
 
 
+class Asking(TypedDict, total=False):
+    """The settings of question answering.
+
+    top: So many answers, those after the first as its alternatives; they overlap nowhere.
+    no_answer_threshold: In nats: the answer is empty where no answer scores by more than this above the best span.
+        None always gives a span.
+    max_answer_tokens: At most so many tokens in an answer.
+    max_length: The tokens of a window, question included; None takes what the checkpoint states, else at most 384
+        (a model that writes: its whole context).
+    stride: The tokens of the text that neighbouring windows share; None takes what the checkpoint states, else 128,
+        at most half of the room.
+    batch_size: At most so many windows at a time; None leaves it to the free memory.
+    """
+
+    top: int
+    no_answer_threshold: float | None
+    max_answer_tokens: int
+    max_length: int | None
+    stride: int | None
+    batch_size: int | None
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Holds the settings of a call; answer says what each means."""
+    """Holds the settings of a call, with their defaults; Asking says what each means."""
 
     top: int = 1
     no_answer_threshold: float | None = None

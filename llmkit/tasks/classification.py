@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import torch
 
@@ -22,16 +23,24 @@ HYPOTHESIS = "This example is {}."
 AT_ONCE = 4096  # windows that are planned together
 
 
-def classify(
-    text: str,
-    *,
-    model: Checkpoint | None = None,
-    labels: Sequence[str] | None = None,
-    hypothesis: str | None = None,
-    max_length: int | None = None,
-    stride: int | None = None,
-    batch_size: int | None = None,
-) -> Classification:
+class Labelling(TypedDict, total=False):
+    """The settings of classification.
+
+    labels: The labels to choose from; None takes the checkpoint's own.
+    hypothesis: What an entailment model is asked, with {} for the label ("This example is {}.").
+    max_length: The tokens of a window, special ones included; None takes what the model does.
+    stride: The tokens of the text that neighbouring windows share; None takes none.
+    batch_size: At most so many windows at a time; None finds it from the free memory.
+    """
+
+    labels: Sequence[str] | None
+    hypothesis: str | None
+    max_length: int | None
+    stride: int | None
+    batch_size: int | None
+
+
+def classify(text: str, *, model: Checkpoint | None = None, **settings: Unpack[Labelling]) -> Classification:
     """Label a text of any length.
 
     A checkpoint with a classification head has its own labels. One trained on entailment (NLI) takes any labels, and so
@@ -43,11 +52,7 @@ def classify(
     Args:
         text: The text.
         model: A checkpoint's name, loaded at each call, or a Loaded; None takes the default.
-        labels: The labels to choose from; None takes the checkpoint's own.
-        hypothesis: What an entailment model is asked, with {} for the label ("This example is {}.").
-        max_length: The tokens of a window, special ones included; None takes what the model does.
-        stride: The tokens of the text that neighbouring windows share; None takes none.
-        batch_size: At most so many windows at a time; None finds it from the free memory.
+        **settings: See Labelling.
 
     Raises:
         TypeError: The text or a label is not a str.
@@ -56,18 +61,11 @@ def classify(
     """
     if not isinstance(text, str):
         raise TypeError(f"the text must be a str, got {type(text).__name__}")
-    return prepare(model, labels, hypothesis, max_length, stride, batch_size).answer([text])[0]
+    return prepare(model, **settings).answer([text])[0]
 
 
 def classify_batch(
-    texts: Sequence[str],
-    *,
-    model: Checkpoint | None = None,
-    labels: Sequence[str] | None = None,
-    hypothesis: str | None = None,
-    max_length: int | None = None,
-    stride: int | None = None,
-    batch_size: int | None = None,
+    texts: Sequence[str], *, model: Checkpoint | None = None, **settings: Unpack[Labelling]
 ) -> list[Classification]:
     """Label many texts; the results come in the order given, each what classify returns for it alone.
 
@@ -78,44 +76,28 @@ def classify_batch(
         InputError: As for classify.
     """
     _check_texts(texts)
-    return prepare(model, labels, hypothesis, max_length, stride, batch_size).answer(texts)
+    return prepare(model, **settings).answer(texts)
 
 
-def sentiment(
-    text: str,
-    *,
-    model: Checkpoint | None = None,
-    labels: Sequence[str] | None = None,
-    hypothesis: str | None = None,
-    max_length: int | None = None,
-    stride: int | None = None,
-    batch_size: int | None = None,
-) -> Classification:
+def sentiment(text: str, *, model: Checkpoint | None = None, **settings: Unpack[Labelling]) -> Classification:
     """Tell the sentiment of a text: classify, with negative and positive where a checkpoint has no such labels.
 
     Arguments and errors are those of classify.
     """
     if not isinstance(text, str):
         raise TypeError(f"the text must be a str, got {type(text).__name__}")
-    return prepare(model, labels, hypothesis, max_length, stride, batch_size, fallback=SENTIMENT).answer([text])[0]
+    return prepare(model, fallback=SENTIMENT, **settings).answer([text])[0]
 
 
 def sentiment_batch(
-    texts: Sequence[str],
-    *,
-    model: Checkpoint | None = None,
-    labels: Sequence[str] | None = None,
-    hypothesis: str | None = None,
-    max_length: int | None = None,
-    stride: int | None = None,
-    batch_size: int | None = None,
+    texts: Sequence[str], *, model: Checkpoint | None = None, **settings: Unpack[Labelling]
 ) -> list[Classification]:
     """Tell the sentiment of many texts; the results come in the order given.
 
     Arguments and errors are those of classify_batch.
     """
     _check_texts(texts)
-    return prepare(model, labels, hypothesis, max_length, stride, batch_size, fallback=SENTIMENT).answer(texts)
+    return prepare(model, fallback=SENTIMENT, **settings).answer(texts)
 
 
 def _check_texts(texts: Sequence[str]) -> None:

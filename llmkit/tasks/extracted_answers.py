@@ -15,6 +15,7 @@ from llmkit.batching import Budget
 from llmkit.encoding import pairs
 from llmkit.encoding.pairs import Frame
 from llmkit.errors import InputError, RunError
+from llmkit.heads import unwrap
 from llmkit.loading import Loaded
 from llmkit.tasks import asking
 from llmkit.tasks.asking import Contexts, Settings, Source
@@ -76,8 +77,8 @@ class Extractor:
         frame, settings = pairs.frame_question(self.lm.tokenizer, question), self.settings
         if settings.no_answer_threshold is not None and frame.null is None:
             raise lack_null(self.lm)
-        stride = pairs.settle_stride(frame, self.length, settings.stride, (self.lm.facts or {}).get("stride"))
-        room = self.length - frame.num_tokens
+        room = pairs.find_room(frame, self.length)
+        stride = pairs.settle_stride(room, settings.stride, (self.lm.facts or {}).get("stride"))
         cut = [(n, *span) for n, text in enumerate(source.texts) for span in windows.spans(len(text.ids), room, stride)]
         return Question(frame, source, room, stride, cut)
 
@@ -182,8 +183,7 @@ def _measure(question: Question, window: int) -> int:
 
 
 def _parameters(model: Any) -> frozenset[str]:
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return frozenset(inspect.signature(core.forward).parameters)
+    return frozenset(inspect.signature(unwrap(model).forward).parameters)
 
 
 def _tell(source: Source, hit: Hit, total: float) -> Answer:

@@ -85,24 +85,11 @@ class Writer:
                 f"the question is too long, got {frame:,} tokens with the words around it; expected at most "
                 f"{max(self.limit - SLACK - 1, 0):,}"
             )
-        stride = self._settle_stride(room)
+        stride = pairs.settle_stride(room, self.settings.stride, (self.lm.facts or {}).get("stride"))
         if any(len(text.ids) > room for text in source.texts):
             pairs.check_offsets(self.lm.tokenizer)
         cut = [(n, *span) for n, text in enumerate(source.texts) for span in windows.spans(len(text.ids), room, stride)]
         return Prompted(question, source, cut)
-
-    def _settle_stride(self, room: int) -> int:
-        asked = self.settings.stride
-        if asked is None:
-            stated = (self.lm.facts or {}).get("stride")
-            fits = isinstance(stated, int) and 0 <= stated < room
-            return int(stated) if fits else min(pairs.STRIDE, room // 2)  # type: ignore[call-overload]
-        if asked >= room:
-            raise InputError(
-                f"stride too large, got {asked:,}; expected at most {room - 1:,}, since the question leaves room for "
-                f"{room:,} tokens of the text"
-            )
-        return asked
 
     def _encode_prompt(self, question: str, text: str) -> Start:
         return Start(

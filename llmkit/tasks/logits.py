@@ -9,6 +9,7 @@ import torch
 from llmkit import batching, runtime
 from llmkit.batching import Budget
 from llmkit.encoding.segments import Row, encode_texts, find_frame
+from llmkit.heads import unwrap
 from llmkit.loading import Loaded
 
 # How rows of several lengths are read together:
@@ -26,7 +27,7 @@ class Head:
 
     def __init__(self, lm: Loaded) -> None:
         self.lm = lm
-        self._core = lm.model.get_base_model() if hasattr(lm.model, "get_base_model") else lm.model
+        self._core = unwrap(lm.model)
         self._takes = frozenset(inspect.signature(self._core.forward).parameters)
         config = lm.model.config.get_text_config()
         fillers = (config.pad_token_id, lm.tokenizer.pad_token_id, 0)
@@ -104,7 +105,4 @@ def _group(rows: Sequence[Row], way: Way) -> list[list[int]]:
         return [[i] for i in range(len(rows))]
     if way != "equal":
         return [list(range(len(rows)))]
-    groups: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(len(row.ids), []).append(i)
-    return list(groups.values())
+    return batching.group([len(row.ids) for row in rows])

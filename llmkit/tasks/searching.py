@@ -12,11 +12,10 @@ from llmkit import batching, runtime
 from llmkit.decoding import configuring
 from llmkit.encoding.directions import Direction
 from llmkit.errors import InputError
-from llmkit.heads import context_length
+from llmkit.heads import context_length, stated_length
 from llmkit.loading import Loaded
 
 LONGEST = 512  # tokens of a piece, where neither the model nor its tokenizer states fewer
-UNSET = 1_000_000  # a tokenizer without a limit states a larger one
 GROWTH, EXTRA = 2, 32  # a translation may have so many times the tokens of its source, and so many more
 
 
@@ -55,9 +54,9 @@ class Searcher:
     _budgets: dict[int, batching.Budget] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        config, stated = self.lm.model.config, self.lm.tokenizer.model_max_length
+        config = self.lm.model.config
         learned = (self.lm.facts or {}).get("max_length")
-        limits = [_positions(config, "encoder"), stated if isinstance(stated, int) and stated < UNSET else None]
+        limits = [_positions(config, "encoder"), stated_length(self.lm.tokenizer)]
         limits.append(learned if isinstance(learned, int) and learned > 0 else None)
         self.longest = min((limit for limit in limits if limit is not None), default=LONGEST)
         self._most_new = _positions(config, "decoder")
@@ -93,7 +92,7 @@ class Searcher:
         config.num_beams = beams = num_beams or self.num_beams
         bounds = [self._bound(len(row), config) for row in rows]
         drafts: dict[int, Draft] = {}
-        for members in _group(bounds) if beams > 1 else [list(range(len(rows)))]:
+        for members in batching.group(bounds) if beams > 1 else [list(range(len(rows)))]:
             found = batching.run(
                 [len(rows[i]) + min(bounds[i], bound_of(len(rows[i]))) for i in members],
                 self._budget(beams),
@@ -180,14 +179,6 @@ def settle(
     if settled.decoder_start_token_id is None and settled.bos_token_id is None:
         raise InputError(f"{lm.name or 'the model'} states no decoder_start_token_id, with which a text begins")
     return settled
-
-
-def _group(values: Sequence[int]) -> list[list[int]]:
-    """Group indices by their value."""
-    groups: dict[int, list[int]] = {}
-    for i, value in enumerate(values):
-        groups.setdefault(value, []).append(i)
-    return list(groups.values())
 
 
 def _positions(config: Any, side: str) -> int | None:

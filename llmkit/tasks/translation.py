@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from transformers import GenerationConfig
 
@@ -26,17 +26,28 @@ RETRY_BEAMS = 4
 READ_AHEAD = 16  # batches that are planned together
 
 
-def translate(
-    text: str,
-    *,
-    src_lang: str | None = None,
-    tgt_lang: str | None = None,
-    model: Checkpoint | None = None,
-    num_beams: int | None = None,
-    max_new_tokens: int | None = None,
-    batch_size: int | None = None,
-    config: GenerationConfig | None = None,
-) -> Translation:
+class Translating(TypedDict, total=False):
+    """The settings of translation.
+
+    src_lang: The language of the text: a code of ISO 639 (en, zh, fra), or as the checkpoint writes it (fra_Latn,
+        en_XX). None where the checkpoint knows one pair alone.
+    tgt_lang: The language to translate to, likewise.
+    num_beams: Above 1 searches with beams; else the checkpoint's, else 1.
+    max_new_tokens: At most so many tokens a sentence; else the checkpoint's limit, else twice the sentence's
+        tokens and 32.
+    batch_size: At most so many sentences at a time; None leaves it to the memory.
+    config: A GenerationConfig of transformers, used alone in the place of the settings above.
+    """
+
+    src_lang: str | None
+    tgt_lang: str | None
+    num_beams: int | None
+    max_new_tokens: int | None
+    batch_size: int | None
+    config: GenerationConfig | None
+
+
+def translate(text: str, *, model: Checkpoint | None = None, **settings: Unpack[Translating]) -> Translation:
     """Translate a text of any length, sentence by sentence; its paragraphs and line breaks are kept.
 
     A sentence whose translation looks wrong (`suspecting.find_faults`) is translated again with 4 beams, and that is
@@ -45,16 +56,9 @@ def translate(
 
     Args:
         text: The text; lines, indentation and what has neither letter nor digit stay as they are.
-        src_lang: Its language: a code of ISO 639 (en, zh, fra), or as the checkpoint writes it (fra_Latn, en_XX). None
-            where the checkpoint knows one pair alone.
-        tgt_lang: The language to translate to, likewise.
         model: A checkpoint's name, loaded at each call, or a Loaded; None takes the default for the pair. An
             encoder-decoder, or a causal model, which is asked by a prompt.
-        num_beams: Above 1 searches with beams; else the checkpoint's, else 1.
-        max_new_tokens: At most so many tokens a sentence; else the checkpoint's limit, else twice the sentence's
-            tokens and 32.
-        batch_size: At most so many sentences at a time; None leaves it to the memory.
-        config: A GenerationConfig of transformers, used alone in the place of the settings above.
+        **settings: See Translating.
 
     Raises:
         TypeError: The text is not a str.
@@ -62,28 +66,11 @@ def translate(
     """
     if not isinstance(text, str):
         raise TypeError(f"the text must be a str, got {type(text).__name__}")
-    job = prepare(
-        model,
-        src_lang=src_lang,
-        tgt_lang=tgt_lang,
-        num_beams=num_beams,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        config=config,
-    )
-    return job.run([text])[0]
+    return prepare(model, **settings).run([text])[0]
 
 
 def translate_batch(
-    texts: Sequence[str],
-    *,
-    src_lang: str | None = None,
-    tgt_lang: str | None = None,
-    model: Checkpoint | None = None,
-    num_beams: int | None = None,
-    max_new_tokens: int | None = None,
-    batch_size: int | None = None,
-    config: GenerationConfig | None = None,
+    texts: Sequence[str], *, model: Checkpoint | None = None, **settings: Unpack[Translating]
 ) -> list[Translation]:
     """Translate many texts; the results come in the order given, each what translate returns for it alone.
 
@@ -94,16 +81,7 @@ def translate_batch(
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"text {i} must be a str, got {type(text).__name__}")
-    job = prepare(
-        model,
-        src_lang=src_lang,
-        tgt_lang=tgt_lang,
-        num_beams=num_beams,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        config=config,
-    )
-    return job.run(texts)
+    return prepare(model, **settings).run(texts)
 
 
 class Engine(Protocol):

@@ -233,22 +233,21 @@ def frame(words=4):
 )
 def test_stride_comes_from_the_call_then_the_checkpoint_then_us(length, given, stride):
     assert frame().num_tokens == 7
-    assert pairs.settle_stride(frame(), length, **given) == stride
+    assert pairs.settle_stride(pairs.find_room(frame(), length), **given) == stride
 
 
 def test_stride_that_fills_the_window_is_refused():
     with pytest.raises(InputError) as caught:
-        pairs.settle_stride(frame(), 107, 100)
+        pairs.settle_stride(pairs.find_room(frame(), 107), 100)
     assert str(caught.value) == (
-        "stride too large, got 100; expected at most 99, since the question leaves room for 100 tokens of the text in "
-        "windows of 107"
+        "stride too large, got 100; expected at most 99, since the question leaves room for 100 tokens of the text"
     )
 
 
 @pytest.mark.parametrize("length", [16, 17, 24])
 def test_question_that_fills_the_window_is_refused(length):
     with pytest.raises(InputError) as caught:
-        pairs.settle_stride(frame(21), length)
+        pairs.find_room(frame(21), length)
     sentence = f"the question is too long, got 21 tokens; expected at most {length - 4} in windows of {length}"
     assert str(caught.value) == sentence
 

@@ -315,8 +315,7 @@ ERRORS = [
     ({"question": "x " * 5000}, "the question is too long, got 5,000 tokens; expected at most 124 in windows of 128"),
     (
         {"question": "x", "stride": 124},
-        "stride too large, got 124; expected at most 123, since the question leaves room for 124 tokens of the text in "
-        "windows of 128",
+        "stride too large, got 124; expected at most 123, since the question leaves room for 124 tokens of the text",
     ),
 ]
 

@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import itertools
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from llmkit import checking, heads, runtime
+from llmkit.encoding.prompts import mask_surrogates
 from llmkit.errors import InputError
 from llmkit.loading import Loaded
 from llmkit.tasks.compat.examples import Example, is_lazy, read_example, read_examples, read_lazily
@@ -127,7 +127,7 @@ class QuestionAnsweringPipeline:
     def _encode(self, example: Example, cut: Cut) -> list[Any]:
         """Cut an example into windows, Encodings of tokenizers, with the whole question in each."""
         size, stride = self._sizes(cut)
-        question, context = plain(example.question), plain(example.context)
+        question, context = mask_surrogates(example.question), mask_surrogates(example.context)
         self._check_room(question, context, size, stride)
         first, second = (question, context) if self._question_first else (context, question)
         encoded = self.tokenizer(
@@ -165,9 +165,8 @@ class QuestionAnsweringPipeline:
         return size, stride
 
     def _limit(self) -> int | None:
-        """The longest window that the model takes, in tokens; T5's kind measures distances and has no end."""
-        relative = hasattr(self.model.config, "relative_attention_num_buckets")
-        return None if relative else heads.context_length(self.model.config)
+        """The longest window that the model takes, in tokens."""
+        return heads.context_length(self.model.config)
 
     def _check_room(self, question: str, context: str, size: int, stride: int) -> None:
         """Check that a window holds the question and moves on; the tokenizer itself would panic or say little."""
@@ -231,8 +230,3 @@ def given(settings: Mapping[str, object]) -> dict[str, object]:
         alias = kept.pop("topk")
         kept.setdefault("top_k", alias)
     return kept
-
-
-def plain(text: str) -> str:
-    """Replace each surrogate, which no tokenizer takes, by one U+FFFD, so that offsets stay true."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
