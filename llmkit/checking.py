@@ -187,9 +187,20 @@ def is_adapter(folder: Path) -> bool:
 
 
 def name_base(folder: Path) -> str | None:
-    """Name the base of an adapter: as llmkit.json has it, else as peft has it; None where neither says."""
+    """Name the base of an adapter; None where nothing does.
+
+    It is the folder in peft's config or the copy that a run keeps, where that is there (also after the run folder was
+    moved), else what llmkit.json calls it, else what peft's config does.
+    """
     config, _ = check_adapter(folder)
-    base = runfolder.read_facts(folder).get("base") or config.get("base_model_name_or_path")
+    stated, facts = config.get("base_model_name_or_path"), runfolder.read_facts(folder)
+    if isinstance(stated, str) and stated and "base" in facts:
+        copies = [Path(stated)]
+        copies += [place / "base" for place in folder.resolve().parents[:2]] if Path(stated).name == "base" else []
+        for copy in copies:
+            if (copy / "config.json").is_file():
+                return str(copy)
+    base = facts.get("base") or stated
     return base if isinstance(base, str) and base else None
 
 

@@ -8,6 +8,7 @@ AUTO_CLASSES = {
     "translation": "AutoModelForSeq2SeqLM",
     "question-answering": "AutoModelForQuestionAnswering",
     "classification": "AutoModelForSequenceClassification",
+    "masked-lm": "AutoModelForMaskedLM",
 }
 # the end of an architecture's name -> the task it was saved for
 HEADS = {
@@ -18,6 +19,7 @@ HEADS = {
     "EncoderDecoderModel": "translation",
     "ForQuestionAnswering": "question-answering",
     "ForSequenceClassification": "classification",
+    "ForMaskedLM": "masked-lm",
 }
 NO_LIMIT = 1_000_000  # a tokenizer without a limit states a larger one
 # model types whose positions begin after the padding id

@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,7 @@ def load(
     revision: str | None = None,
     offline: bool = False,
     kwargs: Mapping[str, object] | None = None,
+    new_head: bool = False,
 ) -> Loaded:
     """Load a checkpoint: a folder, a run, a .gguf file, `builtin/NAME`, `package:NAME` or a hub id.
 
@@ -72,6 +73,8 @@ def load(
         revision: A branch, tag or commit of a hub id.
         offline: Take a hub id from the local cache only.
         kwargs: Further arguments of the model's from_pretrained.
+        new_head: Whether a head for the task that the checkpoint lacks, or has for other labels, is drawn at random, to
+            be trained.
 
     Raises:
         InputError: The name, an option or the kind of checkpoint must be mended.
@@ -88,17 +91,25 @@ def load(
         words = over
     _check_files(base, over, own_tokenizer=words is None)
     facts = runfolder.read_facts((over or base).path)
-    place, kind = runtime.resolve_device(device), _settle_task(base, facts, tasks)
+    place, kind = runtime.resolve_device(device), _settle_task(base, facts, tasks, over)
+    brought = adapters.list_brought(over) if over is not None else frozenset()
+    stated = adapters.describe_labels(over, facts) if over is not None and kind == "classification" else {}
     with runtime.quiet():
-        config, left = _read_config(base, kind, kwargs or {})
+        config, left = _read_config(base, kind, {**stated, **(kwargs or {})})
         with (words or base).naming():
             the_tokenizer = load_tokenizer((words or base).path)
-        model = _load_model(base, kind, config, runtime.resolve_dtype(dtype, place), left)
+        model = _load_model(base, kind, config, _resolve_dtype(dtype, place), left, new_head=new_head, brought=brought)
         _check_vocabulary(words or base, the_tokenizer, model)
         if over is not None:
             model = adapters.lay(model, over, base)
         _check_finite(os.fspath(checkpoint), model)
         return Loaded(model.to(place).eval(), the_tokenizer, os.fspath(checkpoint), facts)
+
+
+def _resolve_dtype(name: str, place: "torch.device") -> "torch.dtype | None":
+    import torch
+
+    return torch.float64 if name == "float64" else runtime.resolve_dtype(name, place)  # float64: to merge, and in tests
 
 
 def _check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
@@ -140,11 +151,12 @@ def _find_adapter(
 def _locate_base(adapter: Located, *, offline: bool) -> Located:
     with adapter.naming():
         base = checking.name_base(adapter.path)
+        revision = checking.read_json(adapter.path / "adapter_config.json").get("revision")
     hint = "-m BASE -a ADAPTER names both"
     if base is None:
         raise InputError(f"{adapter.name} is an adapter that names no base", hint=hint)
     try:
-        return _locate(base, offline=offline)
+        return _locate(base, revision=revision if isinstance(revision, str) else None, offline=offline)
     except LlmkitError as err:
         raise type(err)(f"the base of the adapter {adapter.name} is not at hand: {err}", hint=hint) from err
 
@@ -167,11 +179,11 @@ def _check_files(base: Located, over: Located | None, *, own_tokenizer: bool) ->
             checking.check_adapter(over.path)
 
 
-def _settle_task(base: Located, facts: dict[str, object], tasks: tuple[str, ...]) -> str:
-    """Choose among the tasks wanted by what llmkit.json states, else by what the checkpoint was saved for."""
+def _settle_task(base: Located, facts: dict[str, object], tasks: tuple[str, ...], over: Located | None) -> str:
+    """Choose among the tasks wanted by what llmkit.json or peft states, else by what the checkpoint was saved for."""
     if len(tasks) == 1:
         return tasks[0]
-    stated = facts.get("task")
+    stated = facts.get("task") or (adapters.find_task(over) if over is not None else None)
     if isinstance(stated, str) and stated in AUTO_CLASSES:
         saved: str | None = stated
     elif base.path.suffix == ".gguf":
@@ -242,15 +254,23 @@ def _read_config(found: Located, task: str, kwargs: Mapping[str, object]) -> tup
 
 
 def _load_model(
-    found: Located, task: str, config: Any, dtype: "torch.dtype | None", kwargs: Mapping[str, object]
+    found: Located,
+    task: str,
+    config: Any,
+    dtype: "torch.dtype | None",
+    kwargs: Mapping[str, object],
+    *,
+    new_head: bool = False,
+    brought: Set[str] = frozenset(),
 ) -> Any:
+    """Load the model of a task; what an adapter brings whole may be missing, or have another shape."""
     import transformers
 
     if config is None:
         return _load_gguf(found, dtype)
     auto = getattr(transformers, AUTO_CLASSES[task])
     try:
-        _check_shapes(found, auto, config)
+        _check_shapes(found, auto, config, new_head=new_head, brought=brought)
         model, info = auto.from_pretrained(
             found.path,
             config=config,
@@ -259,13 +279,14 @@ def _load_model(
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=new_head or bool(brought),
             **kwargs,
         )
     except LlmkitError:
         raise
     except Exception as err:  # as above
         raise _not_loadable(found, task, err) from err
-    _check_loading(found, task, model, info)
+    _check_loading(found, task, model, {*info["missing_keys"]} - brought, info["unexpected_keys"], new_head=new_head)
     return model
 
 
@@ -275,8 +296,10 @@ def _not_loadable(found: Located, task: str, err: Exception) -> InputError:
     return InputError(f"{found.name} does not load as a model for {task}: {reason}")
 
 
-def _check_shapes(found: Located, auto: Any, config: Any) -> None:
+def _check_shapes(found: Located, auto: Any, config: Any, *, new_head: bool, brought: Set[str]) -> None:
     """Compare the stored shapes with those of the config's model, before memory is taken for either.
+
+    A head that may be new may have another shape.
 
     A quantized checkpoint packs its weights into other shapes.
     """
@@ -291,23 +314,28 @@ def _check_shapes(found: Located, auto: Any, config: Any) -> None:
     for path in checking.list_weights(found.path):
         for name, tensor in checking.read_header(path).items():
             shape = wanted.get(name, wanted.get(f"{skeleton.base_model_prefix}.{name}", tensor.shape))
-            if shape != tensor.shape:
+            in_head = name in wanted and not name.startswith(f"{skeleton.base_model_prefix}.")
+            if shape != tensor.shape and not (new_head and in_head) and name not in brought:
                 wrong.append(f"{name} is {tensor.shape}, expected {shape}")
     if wrong:
         count = "1 tensor has" if len(wrong) == 1 else f"{len(wrong)} tensors have"
         raise DamagedError(f"{found.name}: {count} another shape than config.json says: {'; '.join(sorted(wrong)[:3])}")
 
 
-def _check_loading(found: Located, task: str, model: Any, info: dict[str, Any]) -> None:
-    missing, name, saved_as = sorted(info["missing_keys"]), found.name, _read_architecture(found.path)
+def _check_loading(
+    found: Located, task: str, model: Any, lacks: Set[str], unexpected: Iterable[str], *, new_head: bool
+) -> None:
+    missing, name, saved_as = sorted(lacks), found.name, _read_architecture(found.path)
     first, in_head = ", ".join(missing[:3]), not any(key.startswith(f"{model.base_model_prefix}.") for key in missing)
+    if new_head:  # of which BERT's pooler is a part, which a masked LM does not have
+        missing = [k for k in missing if k.startswith(f"{model.base_model_prefix}.") and ".pooler." not in k]
     if missing and in_head and saved_as not in ("", type(model).__name__):
         raise InputError(f"{name} was saved as {saved_as}, without a head for {task}: it lacks {first}")
     if missing:
         count = "1 tensor" if len(missing) == 1 else f"{len(missing)} tensors"
         raise DamagedError(f"{name} lacks {count} of the model, such as {first}")
     # a weight in a numbered block: fewer layers than stored would be another model, and nothing else would show it
-    extra = sorted(key for key in info["unexpected_keys"] if re.search(r"\.\d+\..*\.weight$", key))
+    extra = sorted(key for key in unexpected if re.search(r"\.\d+\..*\.weight$", key))
     if extra:
         raise DamagedError(f"{name}: config.json has no place for {len(extra)} stored weights, such as {extra[0]}")
 

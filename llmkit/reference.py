@@ -81,6 +81,88 @@ def llama_logits(state: State, config: Any, ids: torch.Tensor) -> torch.Tensor:
     return x @ head.double().T
 
 
+def bert_logits(state: State, config: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Compute the logits of a BERT for masked tokens, of one segment.
+
+    Each block attends to both sides and adds, then normalises, transforms, adds and normalises; the head transforms
+    once more and goes by the token embedding.
+
+    Source: Devlin et al. 2019 (arXiv 1810.04805), sections 3 and 3.1, after Vaswani et al. 2017, section 3.1.
+
+    Args:
+        state: The state dict of a BertForMaskedLM, or its model.safetensors. Matrices have the shape (outputs, inputs).
+        config: Its num_hidden_layers, num_attention_heads and layer_norm_eps.
+        ids: Shape: (batch, length).
+
+    Returns:
+        Shape: (batch, length, vocabulary).
+    """
+    weights, epsilon = _under(state, "bert."), config.layer_norm_eps
+    tables = (weights[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type"))
+    words, places, kinds = tables
+    x = _norm(words[ids] + places[: ids.shape[1]] + kinds[0], _under(weights, "embeddings.LayerNorm."), epsilon)
+    for layer in range(config.num_hidden_layers):
+        block = _under(weights, f"encoder.layer.{layer}.")
+        query, key, value = (
+            split_heads(_linear(x, _under(block, f"attention.self.{name}.")), config.num_attention_heads)
+            for name in ("query", "key", "value")
+        )
+        y = _linear(join_heads(attention(query, key, value, causal=False)), _under(block, "attention.output.dense."))
+        x = _norm(x + y, _under(block, "attention.output.LayerNorm."), epsilon)
+        y = _linear(gelu(_linear(x, _under(block, "intermediate.dense."))), _under(block, "output.dense."))
+        x = _norm(x + y, _under(block, "output.LayerNorm."), epsilon)
+    head = _under(state, "cls.predictions.")
+    x = _norm(gelu(_linear(x, _under(head, "transform.dense."))), _under(head, "transform.LayerNorm."), epsilon)
+    return x @ words.T + head["bias"]
+
+
+def bart_logits(state: State, config: Any, ids: torch.Tensor, decoder_ids: torch.Tensor) -> torch.Tensor:
+    """Compute the logits of a BART: an encoder-decoder with learned positions, normalised after each sum.
+
+    Source: Lewis et al. 2020 (arXiv 1910.13461), section 2.1, after Vaswani et al. 2017, section 3.1.
+
+    Args:
+        state: The state dict of a BartForConditionalGeneration. Matrices have the shape (outputs, inputs).
+        config: Its layers and attention heads of either side.
+        ids: Those of the source. Shape: (batch, length).
+        decoder_ids: Those that the decoder is fed. Shape: (batch, target length).
+
+    Returns:
+        Shape: (batch, target length, vocabulary).
+    """
+    words = state["model.shared.weight"].double()
+    encoder, decoder = _under(state, "model.encoder."), _under(state, "model.decoder.")
+    memory = _bart_side(encoder, words[ids], config.encoder_layers, config.encoder_attention_heads)
+    heads = config.decoder_attention_heads
+    x = _bart_side(decoder, words[decoder_ids], config.decoder_layers, heads, memory=memory)
+    return x @ words.T + state["final_logits_bias"].double()
+
+
+def _bart_side(
+    weights: State, x: torch.Tensor, layers: int, heads: int, *, memory: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Compute the encoder of a BART, or its decoder over what the encoder gave."""
+    offset = 2  # its table of positions begins with two rows that nothing uses
+    x = x + weights["embed_positions.weight"][offset : offset + x.shape[1]]
+    x = _norm(x, _under(weights, "layernorm_embedding."), 1e-5)
+
+    def attend(block: State, name: str, x: torch.Tensor, seen: torch.Tensor, *, causal: bool) -> torch.Tensor:
+        parts = zip("qkv", (x, seen, seen), strict=True)
+        query, key, value = (split_heads(_linear(y, _under(block, f"{name}.{k}_proj.")), heads) for k, y in parts)
+        found = join_heads(attention(query, key, value, causal=causal))
+        y = _linear(found, _under(block, f"{name}.out_proj."))
+        return _norm(x + y, _under(block, f"{name}_layer_norm."), 1e-5)
+
+    for layer in range(layers):
+        block = _under(weights, f"layers.{layer}.")
+        x = attend(block, "self_attn", x, x, causal=memory is not None)
+        if memory is not None:
+            x = attend(block, "encoder_attn", x, memory, causal=False)
+        y = _linear(gelu(_linear(x, _under(block, "fc1."))), _under(block, "fc2."))
+        x = _norm(x + y, _under(block, "final_layer_norm."), 1e-5)
+    return x
+
+
 def warped_distribution(
     scores: torch.Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> torch.Tensor:
@@ -136,6 +218,14 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Ten
     return x / torch.sqrt(x.square().mean(dim=-1, keepdim=True) + epsilon) * weight
 
 
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """Apply the Gaussian error linear unit. Shape of x: any; returned as it is.
+
+    Source: Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2.
+    """
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     """Apply the tanh form of the Gaussian error linear unit. Shape of x: any; returned as it is.
 
@@ -160,8 +250,10 @@ def rotary(x: torch.Tensor, theta: float) -> torch.Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, causal: bool = True) -> torch.Tensor:
     """Attend from each position to itself and what stands before it; a group of query heads shares a key head.
+
+    Where it is not causal, to all positions.
 
     Source: Vaswani et al. 2017 (arXiv 1706.03762), equation 1, with the mask of section 3.2.3.
 
@@ -171,6 +263,8 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
     shared_by = query.shape[1] // key.shape[1]
     key, value = (states.repeat_interleave(shared_by, dim=1) for states in (key, value))
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    if not causal:
+        return scores.softmax(dim=-1) @ value
     future = torch.ones_like(scores, dtype=torch.bool).triu(diagonal=1)
     return scores.masked_fill(future, -math.inf).softmax(dim=-1) @ value
 
@@ -183,6 +277,14 @@ def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
 def join_heads(x: torch.Tensor) -> torch.Tensor:
     """Join heads again. Shape: (batch, heads, length, head size) to (batch, length, heads * head size)."""
     return x.transpose(1, 2).flatten(2)
+
+
+def _linear(x: torch.Tensor, layer: State) -> torch.Tensor:
+    return x @ layer["weight"].T + layer["bias"]
+
+
+def _norm(x: torch.Tensor, layer: State, epsilon: float) -> torch.Tensor:
+    return layer_norm(x, layer["weight"], layer["bias"], epsilon)
 
 
 def _under(state: State, prefix: str) -> dict[str, torch.Tensor]:

@@ -314,3 +314,96 @@ def test_load_refuses_a_real_adapter_over_a_tiny_base(here, data):
     adapter = data / "checkpoints" / "gpt2-lora-adapter"
     sentence = refuse(InputError, "base", adapter=adapter)
     assert sentence == f"the adapter {adapter} was made for 768 inputs at transformer.h.0.attn.c_attn, the base has 32"
+
+
+# made by peft in other ways
+
+
+def test_load_takes_an_adapter_that_took_its_first_factors_out_of_the_base(here):
+    make_adapter("base", "first", init_lora_weights="pissa")
+    lm = load("base", adapter="first", device="cpu")
+    assert torch.equal(logits(*lm), logits(plain("base", "first"), lm.tokenizer))
+
+
+def test_load_takes_an_adapter_over_embeddings(here):
+    make_adapter("base", "words", target_modules=["wte"])
+    lm = load("base", adapter="words", device="cpu")
+    assert torch.equal(logits(*lm), logits(plain("base", "words"), lm.tokenizer))
+
+
+def test_load_reads_the_generation_config_of_an_adapter(here):
+    change(here / "ad" / "generation_config.json", max_new_tokens=7)
+    assert load("base", adapter="ad", device="cpu").model.generation_config.max_new_tokens == 7
+
+
+def make_classifier(folder, num_labels=3):
+    """An adapter for classification made by peft over the base, with its head."""
+    from transformers import AutoModelForSequenceClassification
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(1)
+        model = AutoModelForSequenceClassification.from_pretrained("base", num_labels=num_labels)
+        get_peft_model(model, LoraConfig(r=4, target_modules=["c_attn"], task_type="SEQ_CLS")).save_pretrained(folder)
+    return model
+
+
+def test_load_takes_the_task_that_peft_states_and_the_head_that_an_adapter_brings(here):
+    model = make_classifier("cls")
+    lm = load("base", adapter="cls", device="cpu")
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        assert torch.equal(lm.model(input_ids=ids).logits, model.eval()(input_ids=ids).logits)
+    assert lm.model.config.num_labels == 3
+
+
+def test_load_names_the_labels_that_llmkit_json_states(here):
+    make_classifier("cls")
+    labels = ["bad", "fair", "good"]
+    change(here / "cls" / "llmkit.json", labels=labels, problem_type="multi_label_classification")
+    config = load("base", adapter="cls", device="cpu").model.config
+    assert config.id2label == dict(enumerate(labels))
+    assert config.label2id == {label: i for i, label in enumerate(labels)}
+    assert config.problem_type == "multi_label_classification"
+
+
+def test_load_lets_the_head_of_an_adapter_take_the_place_of_the_bases(here):
+    make_classifier("two", num_labels=2)
+    make_classifier("cls")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import AutoModelForSequenceClassification
+
+        AutoModelForSequenceClassification.from_pretrained("base", num_labels=2).save_pretrained("base")
+    assert load("base", adapter="cls", device="cpu").model.config.num_labels == 3
+
+
+def test_load_refuses_an_adapter_whose_head_is_missing(here):
+    make_classifier("cls")
+    stored = load_file(here / "cls" / WEIGHTS)
+    save_file({name: tensor for name, tensor in stored.items() if "score" not in name}, here / "cls" / WEIGHTS)
+    assert refuse(InputError, "base", adapter="cls") == (
+        "base was saved as GPT2LMHeadModel, without a head for classification: it lacks score.weight"
+    )
+
+
+def test_load_asks_for_the_revision_of_the_base(here, monkeypatch):
+    from llmkit import loading
+
+    asked = []
+    locate = loading.locate
+
+    def spy(name, **options):
+        asked.append((name, options.get("revision")))
+        return locate("base" if name == "some/repo" else name, **options)
+
+    monkeypatch.setattr(loading, "locate", spy)
+    change(here / "ad" / "adapter_config.json", base_model_name_or_path="some/repo", revision="v2")
+    load("ad", device="cpu")
+    assert ("some/repo", "v2") in asked
+
+
+def test_load_accepts_the_copy_of_a_base_in_another_form(here, notes):
+    change(here / "ad" / "llmkit.json", base_sha256="0" * 64, base_copy_sha256=hash_weights(here / "base"))
+    load("base", adapter="ad", device="cpu")
+    assert notes == []

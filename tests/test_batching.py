@@ -127,6 +127,12 @@ def test_token_budget_keeps_a_cpu_busy(generates, tokens):
     assert runtime.token_budget(tiny(generates)) == tokens
 
 
+def test_token_budget_lets_an_encoder_decoder_share_its_weights_among_more_rows():
+    model = tiny(True)
+    model.config.is_encoder_decoder = True
+    assert runtime.token_budget(model) == 4096
+
+
 def test_token_budget_takes_a_quarter_of_the_free_memory_at_most(monkeypatch):
     monkeypatch.setattr(runtime, "free_memory", lambda device: 4 * 16 * 128 * 4 * 100)  # 100 tokens of width 128
     assert runtime.token_budget(tiny(False)) == 100

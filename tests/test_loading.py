@@ -161,7 +161,7 @@ def test_load_refuses_a_task_that_the_family_has_no_head_for(ck):
 
 def test_load_refuses_an_unknown_task(ck):
     assert refuse(InputError, "ck", task="haiku") == (
-        "unknown task, got 'haiku'; expected generation, translation, question-answering, classification"
+        "unknown task, got 'haiku'; expected generation, translation, question-answering, classification, masked-lm"
     )
 
 

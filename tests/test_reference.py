@@ -137,3 +137,42 @@ def test_warped_distribution_becomes_greedy_as_temperature_falls():
     scores = torch.randn(50, 40, generator=torch.Generator().manual_seed(3))
     warped = reference.warped_distribution(scores, 1e-6)
     assert torch.equal(warped, torch.nn.functional.one_hot(scores.argmax(-1), 40).double())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_reference_of_a_masked_lm_equals_transformers(dtype):
+    from transformers import BertConfig, BertForMaskedLM
+
+    shape = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
+    model = varied(BertForMaskedLM(BertConfig(vocab_size=100, **shape)))
+    ids = torch.randint(100, (3, 40), generator=torch.Generator().manual_seed(1))
+    expected = reference.bert_logits(model.state_dict(), model.config, ids)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(model.to(dtype)(ids).logits.double(), expected, rtol=0, atol=tolerance)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_reference_of_an_encoder_decoder_equals_transformers(dtype):
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    sides = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in
+             {"layers": 2, "attention_heads": 4, "ffn_dim": 128}.items()}  # fmt: skip
+    config = BartConfig(vocab_size=100, d_model=64, max_position_embeddings=64, **sides)
+    model = varied(BartForConditionalGeneration(config))
+    generator = torch.Generator().manual_seed(1)
+    ids, decoder_ids = (torch.randint(3, 100, (3, length), generator=generator) for length in (40, 17))
+    expected = reference.bart_logits(model.state_dict(), model.config, ids, decoder_ids)
+    found = model.to(dtype)(input_ids=ids, decoder_input_ids=decoder_ids).logits.double()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-4)
+
+
+def varied(model):
+    """A model in which every parameter matters, without dropout."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        centre = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
+        parameter.data = centre + 0.1 * torch.randn(parameter.shape, generator=generator)
+    model.tie_weights()
+    return model.double().eval()

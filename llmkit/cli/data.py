@@ -29,23 +29,34 @@ def tokenizer(
     ],
     out: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
     vocab_size: Annotated[int, typer.Option("--vocab-size", help="Tokens in all, the 256 bytes among them.")],
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--for", metavar="OBJECTIVE", help="causal-lm, masked-lm or seq2seq; unset: the recipe's, else causal-lm."
+        ),
+    ] = None,
     text_column: Annotated[str, typer.Option("--text-column", help="The column that holds the text.")] = "text",
     encoding: options.Encoding = "utf-8",
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train a byte-level BPE tokenizer, GPT-2's kind."""
-    from llmkit.data.tokenizers import train_tokenizer
+    """Train a byte-level BPE tokenizer, GPT-2's kind, with the special tokens of an objective."""
+    from llmkit.data.tokenizers import KINDS, train_tokenizer
 
     render.NOTES.quiet = quiet
     is_recipe = _is_recipe(files)
     if is_recipe and (text_column, encoding) != ("text", "utf-8"):
         wanted = "data.text_column=NAME and data.encoding=NAME do it for a recipe"
         raise InputError("--text-column and --encoding cannot act on a recipe", hint=wanted)
-    texts = read_recipe(files[0], files[1:]).data if is_recipe else files
+    recipe = read_recipe(files[0], files[1:]) if is_recipe else None
+    if objective is None:
+        objective = recipe.objective if recipe is not None and recipe.objective in KINDS else "causal-lm"
+    texts = files if recipe is None else recipe.data
     try:
-        path = train_tokenizer(texts, out, vocab_size, text_column=text_column, encoding=encoding, overwrite=overwrite)
+        path = train_tokenizer(
+            texts, out, vocab_size, objective=objective, text_column=text_column, encoding=encoding, overwrite=overwrite
+        )
     except InputError as err:
         if is_recipe:
             raise
@@ -80,11 +91,17 @@ def inspect(
     train, collate = plan.data.train, plan.parts.data_collator
     num_rows = min(3, train.num_rows or 3)
     rows = [train[position] for position in range(num_rows)]
-    labels = np.asarray(collate(rows)["labels"])
-    packed = f"packed, documents apart by {collate.isolation}" if collate.isolation else "one document a row"
+    unit = "document" if "document_ids" in rows[0] else "example"
+    packed = f"packed, documents apart by {collate.isolation}" if collate.isolation else f"one {unit} a row"
     render.write(f"max_length {plan.recipe.data.max_length}, {packed}\n{inspecting.LEGEND}\n\n")
+    labels = plan.facts.get("labels")
+    names = labels if isinstance(labels, list) else []
     for position, row in enumerate(rows):
-        is_target = labels[position, : len(row["input_ids"])] >= 0
         where = f"row {position}, {train.where(position)}"
-        render.write(f"{inspecting.show_row(plan.parts.tokenizer, row, is_target, where)}\n\n")
+        if "document_ids" in row:
+            is_target = np.asarray(collate([row])["labels"])[0] >= 0
+            shown = inspecting.show_row(plan.parts.tokenizer, row, is_target, where)
+        else:
+            shown = inspecting.show_example(plan.parts.tokenizer, row, names, where)
+        render.write(f"{shown}\n\n")
     render.write(f"{plan.data.ledger}\n")

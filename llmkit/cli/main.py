@@ -15,6 +15,7 @@ from llmkit.cli import (
     doctor,
     evaluate,
     export,
+    finetune,
     generate,
     pretrain,
     recipes,
@@ -40,6 +41,7 @@ app.command("translate")(translate.translate)
 app.command("sentiment")(sentiment.sentiment)
 app.command("classify")(sentiment.sentiment)
 app.command("pretrain")(pretrain.pretrain)
+app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

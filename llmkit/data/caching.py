@@ -65,7 +65,7 @@ def keep_store(
     folder = find_cache() / key[:32]
     store = _open(folder)
     if store is None:
-        with _locked(folder, name):
+        with locked(folder, name):
             store = _open(folder)
             if store is None:
                 counts = Counts(name)
@@ -91,8 +91,8 @@ def _open(folder: Path) -> TokenStore | None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    """Hold the lock of a store; what a process that was killed left behind is cleared away."""
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock of what is kept in a folder; what a process that was killed left behind is cleared away."""
     lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"))
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Rows of tokens to a batch of tensors: padding, labels, and what keeps packed documents apart."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -107,3 +107,43 @@ def make_mask(begins: npt.NDArray[np.bool_], dtype: torch.dtype) -> torch.Tensor
         for start, stop in itertools.pairwise(borders):
             row[start:stop, start:stop] = causal[: stop - start, : stop - start]
     return mask
+
+
+class PaddedCollator:
+    """Makes a batch of rows of one sequence each, padded on the right to the longest.
+
+    A row holds `input_ids`, Shape: (length,); further sequences beside it, as `token_type_ids` and `labels`; numbers,
+    as a class or a position. The batch holds each under the same name, Shape: (batch, longest) or (batch,), `labels`
+    padded with -100 where they are tokens, and `attention_mask`, 1 at tokens and 0 at padding, known by length and not
+    by id.
+
+    Where `shift` is given it makes `decoder_input_ids` of the labels, as an encoder-decoder's own method
+    prepare_decoder_input_ids_from_labels does.
+    """
+
+    isolation: Isolation | None = None
+
+    def __init__(self, pad_id: int, *, shift: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+        self.pad_id, self.shift = pad_id, shift
+
+    def __call__(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, torch.Tensor | bool]:
+        """Make a batch of rows."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        batch: dict[str, torch.Tensor | bool] = {}
+        for name in rows[0]:
+            values = [np.asarray(row[name]) for row in rows]
+            if values[0].ndim == 0 or values[0].dtype.kind == "f":
+                batch[name] = torch.from_numpy(np.stack(values))
+                continue
+            filler = {"input_ids": self.pad_id, "labels": IGNORED}.get(name, 0)
+            padded = np.full((len(rows), max(map(len, values))), filler, dtype=np.int64)
+            for i, value in enumerate(values):
+                padded[i, : len(value)] = value
+            batch[name] = torch.from_numpy(padded)
+        mask = np.arange(max(lengths))[None] < np.array(lengths)[:, None]
+        batch["attention_mask"] = torch.from_numpy(mask.astype(np.int64))
+        if self.shift is not None:
+            labels = batch["labels"]
+            assert isinstance(labels, torch.Tensor)
+            batch["decoder_input_ids"] = self.shift(labels)
+        return batch

@@ -1,4 +1,4 @@
-"""The column of a record that holds the text, and what to say where it is not there."""
+"""The columns of a record that are wanted, and what to say where one is not there."""
 
 import difflib
 from collections.abc import Mapping
@@ -27,27 +27,54 @@ class Row:
     ends: bool = True
 
 
-def pick(record: object, column: str, where: str, *, strict: bool) -> Row:
-    """Take the text out of a record; a dot in the column's name steps into a nested one.
+def pick(record: object, columns: Mapping[str, str], where: str, *, strict: bool) -> Row:
+    """Take columns out of a record: the row's value is a tuple of theirs, in their order.
+
+    A dot in a column's name steps into a nested one, and a number into a list.
+
+    Args:
+        record: A mapping, or what stands in the place of one.
+        columns: The columns, each under the key of a recipe's section data that names it.
+        where: The name of the row.
+        strict: Whether a column that is missing is raised, as for the first record.
 
     Raises:
-        InputError: `strict`, as for the first record, and there is no such column.
+        InputError: `strict`, and a column is missing.
     """
     if not isinstance(record, Mapping):
         return Row(where, None, f"expected an object, got {describe(record)}")
-    if column in record:
-        return Row(where, record[column])
+    values = []
+    for key, column in columns.items():
+        value: object = record.get(column) if column in record else _step(record, key, column, where, strict=strict)
+        if isinstance(value, _Missing):
+            return Row(where, None, value.sentence)
+        values.append(value)
+    return Row(where, tuple(values))
+
+
+@dataclass(frozen=True)
+class _Missing:
+    sentence: str
+
+
+def _step(record: Mapping[str, object], key: str, column: str, where: str, *, strict: bool) -> object:
+    """Step into nested columns."""
     value: object = record
     for part in column.split("."):
         if value is None:  # a nested column that is null in this row
             break
+        if isinstance(value, list) and part.isdecimal():
+            if int(part) >= len(value):
+                return _Missing(f"column {column!r}: a list of {len(value)} has no item {part}")
+            value = value[int(part)]
+            continue
         if not isinstance(value, Mapping) or part not in value:
-            columns = [str(key) for key in (value if isinstance(value, Mapping) else record)]
+            columns = [str(name) for name in (value if isinstance(value, Mapping) else record)]
             if strict:
-                check_columns(columns, column if value is record else part, where)
-            return Row(where, None, f"column {column!r} not in {_list_columns(columns)}")
+                check_columns(columns, column if value is record else part, where, key=key)
+            return _Missing(f"column {column!r} not in {_list_columns(columns)}")
         value = value[part]
-    return Row(where, value)
+    return value
 
 
 def describe(value: object) -> str:
@@ -55,8 +82,8 @@ def describe(value: object) -> str:
     return "text" if isinstance(value, str) else TYPES.get(type(value), type(value).__name__)
 
 
-def check_columns(columns: list[str], column: str, where: str) -> None:
-    """Check that a column is there.
+def check_columns(columns: list[str], column: str, where: str, *, key: str = "text_column") -> None:
+    """Check that a column is there; `key` is that of a recipe's section data which names it.
 
     Raises:
         InputError: It is not; the hint names the nearest.
@@ -65,7 +92,7 @@ def check_columns(columns: list[str], column: str, where: str) -> None:
         return
     close = [name for name in columns if name.strip().lower() == column.strip().lower()]
     close = close or difflib.get_close_matches(column, columns, 1)
-    hint = f"data.text_column: {close[0]}" if close else "data.text_column: NAME takes another"
+    hint = f"data.{key}: {close[0]}" if close else f"data.{key}: NAME takes another"
     raise InputError(f"{where}: column {column!r} not in {_list_columns(columns)}", hint=hint)
 
 

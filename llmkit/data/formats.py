@@ -12,11 +12,12 @@ import gzip
 import json
 import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
+from llmkit.data import squad
 from llmkit.data.columns import Row, check_columns, pick
 from llmkit.errors import InputError
 from llmkit.recipe.schema import SourceSpec
@@ -24,6 +25,8 @@ from llmkit.recipe.schema import SourceSpec
 BLOCK = 2**20  # characters of a long text that are read at a time
 MAX_ROW = 2**27  # characters of a row: a gzip bomb or a file without line ends must not fill the memory
 MAX_JSON = 2**28
+TEXT = "text_column"
+Columns = Mapping[str, str]  # the key of a recipe's section data -> the column that it names
 BATCH = 64  # rows of a parquet or arrow file that are turned into Python at a time
 
 
@@ -40,12 +43,32 @@ def read_rows(path: Path, spec: SourceSpec, *, kind: str | None = None) -> Itera
     Raises:
         InputError: The file cannot be read as that kind, or lacks the column.
     """
+    return unwrap(read_columns(path, spec, {TEXT: spec.text_column}, kind=kind))
+
+
+def unwrap(rows: Iterator[Row]) -> Iterator[Row]:
+    """Take the one value out of each row's tuple."""
+    for row in rows:
+        yield dataclasses.replace(row, value=row.value[0]) if isinstance(row.value, tuple) else row
+
+
+def read_columns(path: Path, spec: SourceSpec, columns: Columns, *, kind: str | None = None) -> Iterator[Row]:
+    """Read some columns of each row of a file: the row's value is a tuple of theirs.
+
+    A .json in the form of SQuAD has a row for each question: id, title, context, question, answers (text and
+    answer_start, a list each), is_impossible.
+
+    Raises:
+        InputError: The file cannot be read as that kind, or lacks a column.
+    """
     kind = kind or find_kind(path)
     if kind is None:
         raise InputError(f"cannot tell what {path} holds; expected {', '.join(READERS)}, each also as .gz")
     check_regular(path)
+    if kind == "txt" and list(columns) != [TEXT]:
+        raise InputError(f"{path} has no columns; expected csv, tsv, jsonl, json, parquet or arrow")
     with _explaining(path, kind, spec.encoding):
-        yield from READERS[kind](path, spec)
+        yield from READERS[kind](path, spec, columns)
 
 
 def check_regular(path: Path) -> None:
@@ -124,7 +147,7 @@ def _read_lines(file: TextIO, path: Path) -> Iterator[str]:
         number += 1
 
 
-def _read_txt(path: Path, spec: SourceSpec) -> Iterator[Row]:
+def _read_txt(path: Path, spec: SourceSpec, columns: Columns) -> Iterator[Row]:
     """Read a text; every line end becomes a line feed, and a text longer than a block comes in several rows."""
     with _open_text(path, spec.encoding, newline=None) as file:
         if spec.sample_by == "document":
@@ -134,6 +157,7 @@ def _read_txt(path: Path, spec: SourceSpec) -> Iterator[Row]:
         else:
             lines = _cut_lines(file)
             rows = (Row(f"{path} line {number}", line.removesuffix("\n"), ends=ends) for number, ends, line in lines)
+        rows = (dataclasses.replace(row, value=(row.value,)) for row in rows)
         last = None  # is known to end its document only when nothing follows: it may fill its block to the last place
         for row in rows:
             if last is not None:
@@ -191,7 +215,7 @@ def _cut_paragraphs(file: TextIO, path: Path) -> Iterator[Row]:
         yield Row(f"{path} line {first}", "".join(lines).removesuffix("\n"))
 
 
-def _read_jsonl(path: Path, spec: SourceSpec) -> Iterator[Row]:
+def _read_jsonl(path: Path, spec: SourceSpec, columns: Columns) -> Iterator[Row]:
     first = True
     with _open_text(path, spec.encoding, newline="\n") as file:
         for number, line in enumerate(_read_lines(file, path), 1):
@@ -205,11 +229,11 @@ def _read_jsonl(path: Path, spec: SourceSpec) -> Iterator[Row]:
                 continue
             if first and isinstance(record, list):
                 raise InputError(f"{where}: expected one object a line, got a list", hint="is it a .json file?")
-            yield pick(record, spec.text_column, where, strict=first)
+            yield pick(record, columns, where, strict=first)
             first = False
 
 
-def _read_json(path: Path, spec: SourceSpec) -> Iterator[Row]:
+def _read_json(path: Path, spec: SourceSpec, columns: Columns) -> Iterator[Row]:
     with _open_text(path, spec.encoding, newline="\n") as file:
         text = file.read(MAX_JSON)
     if len(text) == MAX_JSON:
@@ -226,57 +250,66 @@ def _read_json(path: Path, spec: SourceSpec) -> Iterator[Row]:
         found = lists[0] if len(lists) == 1 else None
     if not isinstance(found, list):
         raise InputError(f"{path}: expected a list of objects, or an object with one such list")
-    if found and isinstance(found[0], dict) and "paragraphs" in found[0] and spec.text_column not in found[0]:
-        raise InputError(f"{path} is in SQuAD's form, for question answering; expected a list of objects with text")
-    for number, record in enumerate(found, 1):
-        yield pick(record, spec.text_column, f"{path} row {number}", strict=number == 1)
+    if found and isinstance(found[0], dict) and "paragraphs" in found[0] and "paragraphs" not in columns.values():
+        if list(columns) == [TEXT] and columns[TEXT] not in squad.COLUMNS:
+            raise InputError(f"{path} is in SQuAD's form, for question answering; expected a list of objects with text")
+        records = squad.list_questions(found, path)
+    else:
+        records = ((f"{path} row {number}", record) for number, record in enumerate(found, 1))
+    first = True
+    for where, record in records:
+        yield pick(record, columns, where, strict=first)
+        first = False
 
 
-def _read_csv(path: Path, spec: SourceSpec) -> Iterator[Row]:
+def _read_csv(path: Path, spec: SourceSpec, columns: Columns) -> Iterator[Row]:
     csv.field_size_limit(MAX_ROW)
     with _open_text(path, spec.encoding, newline="") as file:
         reader = csv.reader(_read_lines(file, path), strict=True)
         try:
-            yield from _read_fields((fields for fields in reader if fields), path, spec)
+            yield from _read_fields((fields for fields in reader if fields), path, spec.column_names, columns)
         except csv.Error as err:
             raise InputError(f"{path} line {reader.line_num}: not csv ({err})") from None
 
 
-def _read_tsv(path: Path, spec: SourceSpec) -> Iterator[Row]:
+def _read_tsv(path: Path, spec: SourceSpec, columns: Columns) -> Iterator[Row]:
     """Read a tsv without quoting: a quote is a character like all others, a line is a row."""
     with _open_text(path, spec.encoding, newline="\n") as file:
         lines = (line.removesuffix("\n").removesuffix("\r") for line in _read_lines(file, path))
-        yield from _read_fields((line.split("\t") for line in lines if line), path, spec)
+        yield from _read_fields((line.split("\t") for line in lines if line), path, spec.column_names, columns)
 
 
-def _read_fields(records: Iterator[list[str]], path: Path, spec: SourceSpec) -> Iterator[Row]:
-    columns = spec.column_names or next(records, None)
-    if columns is None:
+def _read_fields(
+    records: Iterator[list[str]], path: Path, names: Sequence[str] | None, columns: Columns
+) -> Iterator[Row]:
+    header = list(names) if names else next(records, None)
+    if header is None:
         return
-    check_columns(columns, spec.text_column, str(path))
-    index = columns.index(spec.text_column)
+    for key, column in columns.items():
+        check_columns(header, column, str(path), key=key)
+    indices = [header.index(column) for column in columns.values()]
     for number, fields in enumerate(records, 1):
         where = f"{path} row {number}"
-        if len(fields) == len(columns):
-            yield Row(where, fields[index])
+        if len(fields) == len(header):
+            yield Row(where, tuple(fields[i] for i in indices))
         else:
-            yield Row(where, None, f"expected {len(columns)} fields, got {len(fields)}")
+            yield Row(where, None, f"expected {len(header)} fields, got {len(fields)}")
 
 
-def _read_parquet(path: Path, spec: SourceSpec) -> Iterator[Row]:
+def _read_parquet(path: Path, spec: SourceSpec, columns: Columns) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with _open_binary(path) as file:
             table = pq.ParquetFile(file)
-            top = _find_top(table.schema_arrow.names, spec.text_column, path)
-            yield from _read_batches(table.iter_batches(BATCH, columns=[top]), top, path, spec)
+            tops = find_tops(table.schema_arrow.names, columns, str(path))
+            yield from _read_batches(table.iter_batches(BATCH, columns=tops), columns, path)
     except pa.ArrowException as err:
         raise InputError(f"{path} is not a whole parquet file: {_shorten(err)}") from None
 
 
-def _read_arrow(path: Path, spec: SourceSpec) -> Iterator[Row]:
+def _read_arrow(path: Path, spec: SourceSpec, columns: Columns) -> Iterator[Row]:
     """Read an arrow file in either form: the stream, which datasets writes, or the file with its footer."""
     import pyarrow as pa
 
@@ -290,8 +323,8 @@ def _read_arrow(path: Path, spec: SourceSpec) -> Iterator[Row]:
             else:
                 table = pa.ipc.open_stream(file)
                 batches = iter(table)
-            top = _find_top(table.schema.names, spec.text_column, path)
-            yield from _read_batches((batch.select([top]) for batch in batches), top, path, spec)
+            tops = find_tops(table.schema.names, columns, str(path))
+            yield from _read_batches((batch.select(tops) for batch in batches), columns, path)
     except pa.ArrowException as err:
         raise InputError(f"{path} is not a whole arrow file: {_shorten(err)}") from None
 
@@ -300,28 +333,36 @@ def _shorten(err: Exception) -> str:
     return " ".join(str(err).split())[:120]
 
 
-def _find_top(columns: list[str], column: str, path: Path) -> str:
-    top = column if column in columns else column.partition(".")[0]
-    if top not in columns:
-        check_columns(columns, column, str(path))
-    return top
+def find_tops(names: Sequence[str], columns: Columns, where: str) -> list[str]:
+    """Find the columns of a table that hold the wanted ones, which may be nested in them.
+
+    Raises:
+        InputError: One is missing.
+    """
+    tops = []
+    for key, column in columns.items():
+        top = column if column in names else column.partition(".")[0]
+        if top not in names:
+            check_columns(list(names), column, where, key=key)
+        tops.append(top)
+    return list(dict.fromkeys(tops))
 
 
-def _read_batches(batches: Iterator[Any], top: str, path: Path, spec: SourceSpec) -> Iterator[Row]:
+def _read_batches(batches: Iterator[Any], columns: Columns, path: Path) -> Iterator[Row]:
     number = 0
     for batch in batches:
-        for value in batch.column(0):
+        for i in range(batch.num_rows):
             number += 1
             where = f"{path} row {number}"
             try:
-                record = {top: value.as_py()}
+                record = {name: batch.column(name)[i].as_py() for name in batch.schema.names}
             except UnicodeDecodeError:
                 yield Row(where, None, "not utf-8")
                 continue
-            yield pick(record, spec.text_column, where, strict=number == 1)
+            yield pick(record, columns, where, strict=number == 1)
 
 
-READERS: dict[str, Callable[[Path, SourceSpec], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path, SourceSpec, Columns], Iterator[Row]]] = {
     "txt": _read_txt,
     "jsonl": _read_jsonl,
     "csv": _read_csv,

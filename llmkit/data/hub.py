@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import locating
-from llmkit.data.columns import Row, check_columns, pick
-from llmkit.data.formats import find_kind
+from llmkit.data.columns import Row, pick
+from llmkit.data.formats import TEXT, Columns, find_kind, find_tops, unwrap
 from llmkit.errors import HubError, InputError, LlmkitError
 from llmkit.recipe.schema import SourceSpec
 
@@ -40,18 +40,23 @@ def read_rows(spec: SourceSpec, split: str | None, *, streaming: bool) -> Iterat
         InputError: It has no such split, configuration or column, or an option is wrong.
         HubError: The hub cannot give it.
     """
+    return unwrap(read_columns(spec, {TEXT: spec.text_column}, split, streaming=streaming))
+
+
+def read_columns(spec: SourceSpec, columns: Columns, split: str | None, *, streaming: bool) -> Iterator[Row]:
+    """Read some columns of each row of a hub data set: the row's value is a tuple of theirs.
+
+    Raises:
+        InputError: It has no such split, configuration or column, or an option is wrong.
+        HubError: The hub cannot give it.
+    """
     dataset = _load(spec, split, streaming=streaming)
-    columns = dataset.column_names
-    top = spec.text_column
-    if columns is not None:
-        top = top if top in columns else top.partition(".")[0]
-        if top not in columns:
-            check_columns(columns, spec.text_column, str(spec.path))
-        dataset = dataset.select_columns([top])
+    if dataset.column_names is not None:
+        dataset = dataset.select_columns(find_tops(dataset.column_names, columns, str(spec.path)))
     number = 0
     with _explaining(spec):
         for number, record in enumerate(dataset, 1):
-            yield pick(record, spec.text_column, f"{spec.path} row {number}", strict=number == 1)
+            yield pick(record, columns, f"{spec.path} row {number}", strict=number == 1)
 
 
 def fingerprint(spec: SourceSpec, split: str | None) -> str:

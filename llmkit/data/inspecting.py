@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmkit.data.order import Row
+from llmkit.data.sequences import IGNORED
 
 LEGEND = (
     "A document begins at each ┌. │ parts tokens; [ ] is no target: it begins a document, or repeats the last token\n"
@@ -16,6 +17,32 @@ LEGEND = (
 WIDTH = 110  # columns
 MAX_TOKENS = 6  # of a character
 ESCAPES = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥", "\0": "␀", "\x1b": "␛"})
+
+
+def show_example(tokenizer: Any, row: Row, labels: Sequence[str], where: str) -> str:
+    """Show a row of an example: a text and its label, a window and its answer, a source and its target, or a prompt.
+
+    Args:
+        tokenizer: What made the ids.
+        row: A row of the training data.
+        labels: The names of a classifier's labels.
+        where: The name of the row.
+    """
+    ids, targets = row["input_ids"], row.get("labels")
+    if targets is None:
+        places = np.arange(len(ids))
+        first, last = int(row["start_positions"]), int(row["end_positions"])
+        return show_row(tokenizer, row, (first <= places) & (places <= last), where)
+    if targets.ndim == 1 and targets.dtype.kind == "i" and len(targets) == len(ids) and (targets == IGNORED).any():
+        return show_row(tokenizer, row, targets != IGNORED, where)
+    if targets.dtype.kind == "i" and targets.ndim == 1:
+        target = {"input_ids": targets}
+        parts = [show_row(tokenizer, row, np.zeros(len(ids), bool), f"{where}, source")]
+        parts.append(show_row(tokenizer, target, np.ones(len(targets), bool), f"{where}, target"))
+        return "\n".join(parts)
+    pairs = zip(labels, np.atleast_1d(targets).tolist(), strict=False)
+    told = labels[int(targets)] if targets.ndim == 0 else ", ".join(f"{name} {value:g}" for name, value in pairs)
+    return f"{show_row(tokenizer, row, np.zeros(len(ids), bool), where)}\n  label {told}"
 
 
 def show_row(tokenizer: Any, row: Row, is_target: Sequence[bool] | npt.NDArray[np.bool_], where: str) -> str:
@@ -27,7 +54,8 @@ def show_row(tokenizer: Any, row: Row, is_target: Sequence[bool] | npt.NDArray[n
         is_target: Whether each token is predicted. Shape: (length,)
         where: The name of the row.
     """
-    ids, documents = row["input_ids"].tolist(), row["document_ids"].tolist()
+    ids = row["input_ids"].tolist()
+    documents = row["document_ids"].tolist() if "document_ids" in row else [0] * len(ids)
     num_targets, num_documents = int(np.sum(is_target)), documents[-1] + 1
     count = "1 document" if num_documents == 1 else f"{num_documents:,} documents"
     lines = [f"{where}: {len(ids):,} tokens, {num_targets:,} targets, {count}"]

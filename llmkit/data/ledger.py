@@ -86,11 +86,47 @@ class SourceLedger:
 
 
 @dataclass(frozen=True)
+class ExampleLedger:
+    """Holds what became of one source of examples.
+
+    Attributes:
+        counts: What was read, held out examples among them.
+        num_rows: Rows that are trained on; an example may have several.
+        num_tokens: Their tokens.
+        trained_on: Their targets: tokens, classes, values or windows.
+        num_held: Rows that are held out for evaluation.
+        held_out: Their targets.
+        passes: How often a mixture goes over the source in an epoch; None where there is no mixture.
+    """
+
+    counts: Counts
+    num_rows: int
+    num_tokens: int
+    trained_on: int
+    num_held: int = 0
+    held_out: int = 0
+    passes: float | None = None
+    is_stream: bool = False
+
+    def lines(self) -> list[str]:
+        """Give the lines to print: the source, its examples, its rows."""
+        counts = self.counts
+        name = counts.name + (f", {self.passes:.2f} passes an epoch" if self.passes is not None else "")
+        parts = [f"{counts.documents:,} read"]
+        parts += [f"{number:,} dropped: {rule}" for rule, number in counts.dropped.items() if number]
+        if counts.bad_rows:
+            parts.append(f"{counts.bad_rows:,} bad rows skipped")
+        trained = f"{self.num_rows:,} trained on ({self.num_tokens:,} tokens, {self.trained_on:,} targets)"
+        held = f", {self.num_held:,} held out ({self.held_out:,} targets)" if self.num_held else ""
+        return [name, f"  examples   {', '.join(parts)}", f"  rows       {trained}{held}"]
+
+
+@dataclass(frozen=True)
 class Ledger:
     """Holds what became of each source, and of the evaluation data that are not part of one; `str()` is the table."""
 
-    sources: Sequence[SourceLedger]
-    evaluation: SourceLedger | None = None
+    sources: Sequence[SourceLedger | ExampleLedger]
+    evaluation: SourceLedger | ExampleLedger | None = None
 
     def __str__(self) -> str:
         lines = [line for source in self.sources for line in source.lines()]

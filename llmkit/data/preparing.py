@@ -1,9 +1,10 @@
 """From a recipe's data section to rows in order, evaluation rows, and the ledger."""
 
+import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker_info
 
 from llmkit.data import hub
+from llmkit.data.corrupting import Corrupt, CorruptedDataset, CorruptedRows
+from llmkit.data.example_rows import ExampleRows
+from llmkit.data.examples import Example
 from llmkit.data.ledger import Ledger, SourceLedger
 from llmkit.data.opening import Stream, open_evaluation, open_given, open_source
-from llmkit.data.order import MixedRows, Row, ShuffledRows
+from llmkit.data.order import MixedRows, OrderedRows, Row, ShuffledRows
 from llmkit.data.overlapping import count_common
 from llmkit.data.rows import OnLong, TokenRows, check_max_length
 from llmkit.data.store import TokenStore
@@ -33,7 +37,7 @@ class HeldOut:
     """Holds rows to evaluate on, and where they come from: the origin that the recipe states, else the file's name."""
 
     origin: str
-    rows: TokenRows
+    rows: TokenRows | ExampleRows
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,10 @@ class Prepared:
         shares: Of the rows that a mixture draws, the share of each source.
         ledger: What became of each document and token.
         fingerprint: A sha256 that changes with the tokens and with what is held out; of a stream, with its name alone.
+        read_held: Reads the examples behind the rows to evaluate on; None for documents.
     """
 
-    train: ShuffledRows | MixedRows | StreamedRows
+    train: OrderedRows
     train_dataset: "Dataset[Row]"
     evaluation: "Dataset[Row] | None"
     held_out: Sequence[HeldOut]
@@ -59,6 +64,7 @@ class Prepared:
     shares: Sequence[float]
     ledger: Ledger
     fingerprint: str
+    read_held: Callable[[], Sequence[Example]] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,11 @@ class Layout:
     max_length: int
     on_long: OnLong
     pack: bool
+    overlap: int = 1
+    num_special: int = 0
+
+    def __post_init__(self) -> None:
+        check_max_length(self.max_length, overlap=self.overlap, num_special=self.num_special)
 
     def cut(self, store: TokenStore, documents: range | None = None) -> TokenRows:
         """Cut a store, or a range of its documents, into rows.
@@ -78,7 +89,15 @@ class Layout:
         name, number = store.counts.name, store.num_documents
         if number == 0:
             raise InputError(f"0 examples in {name}")
-        rows = TokenRows(store, max_length=self.max_length, on_long=self.on_long, pack=self.pack, documents=documents)
+        rows = TokenRows(
+            store,
+            max_length=self.max_length,
+            on_long=self.on_long,
+            pack=self.pack,
+            documents=documents,
+            overlap=self.overlap,
+            num_special=self.num_special,
+        )
         if len(rows) == 0:
             dropped = f"; {rows.num_dropped:,} exceed {self.max_length:,} tokens" if rows.num_dropped else ""
             number = len(rows.documents)
@@ -129,7 +148,15 @@ class Part:
 
 
 def prepare(
-    spec: DataSpec, tokenizer: Any, *, max_length: int, seed: int, dataset: object = None, eval_dataset: object = None
+    spec: DataSpec,
+    tokenizer: Any,
+    *,
+    max_length: int,
+    seed: int,
+    dataset: object = None,
+    eval_dataset: object = None,
+    num_special: int = 0,
+    corrupt: Corrupt | None = None,
 ) -> Prepared:
     """Tokenize, cut into rows, hold out and put in order what a recipe names, or the user's own data sets.
 
@@ -141,16 +168,17 @@ def prepare(
         dataset: In the place of the data that the section names: a datasets.Dataset or a list of mappings that hold a
             text or input_ids; or, as a stream, a datasets.IterableDataset or a function that returns an iterator.
         eval_dataset: In the place of the evaluation data, the same.
+        num_special: The special tokens among them, which `corrupt` sets around a row.
+        corrupt: Changes each row by its position; its rows don't overlap, as nothing is predicted from left to right.
 
     Raises:
         InputError: A source cannot be read, holds nothing to train on, or never ends a text.
         HubError: The hub cannot give a data set.
         RunError: The token store cannot be written.
     """
-    check_max_length(max_length)
-    layout = Layout(max_length, spec.on_long or "split", spec.pack is not False)
-    mix = spec.mix if dataset is None and spec.mix else None
-    weights = _find_weights(mix) if mix else None
+    layout = Layout(max_length, spec.on_long or "split", spec.pack is not False, int(corrupt is None), num_special)
+    mix = (spec.mix or None) if dataset is None else None
+    weights = find_weights(mix) if mix else None
     named: Sequence[SourceSpec] = mix or [spec]
     if dataset is not None:  # what the recipe states of its own data does not hold for them
         named = [spec.model_copy(update={"origin": None, "license": None})]
@@ -158,40 +186,65 @@ def prepare(
     else:
         opened = [open_source(part, spec, tokenizer) for part in named]
     other = open_evaluation(spec, tokenizer, eval_dataset)
-    num_held = spec.eval_rows if spec.eval_rows is not None and other is None else 0
-    held = [part.eval_documents or 0 if other is None else 0 for part in named]
-    if any(held):
-        parts = [_hold_documents(*pair, layout, seed) for pair in zip(opened, held, strict=True)]
-    else:
-        parts = _make_parts(opened, layout, seed, weights, num_held)
-    if spec.end_of_text:
-        _check_end(parts, find_end(tokenizer))
-    origins = [_name_origin(own.origin, part.source.counts.name) for own, part in zip(named, parts, strict=True)]
+    parts = _lay_out(spec, named, opened, layout, seed, weights, holds_out=other is None)
+    _check_end(parts, tokenizer if spec.end_of_text else None)
+    origins = [name_origin(own.origin, part.source.counts.name) for own, part in zip(named, parts, strict=True)]
+    held_out = [HeldOut(name, part.held) for name, part in zip(origins, parts, strict=True) if part.held]
     if other is not None:
         _note_common(other, opened)
         is_split = eval_dataset is None and spec.eval_split is not None
-        origin = other.counts.name if is_split else _name_origin(None, other.counts.name)
-        held_out = [HeldOut(origin, layout.cut(other))]
-    else:
-        held_out = [HeldOut(name, part.held) for name, part in zip(origins, parts, strict=True) if part.held]
+        held_out = [HeldOut(other.counts.name if is_split else name_origin(None, other.counts.name), layout.cut(other))]
     marks = [*(part.fingerprint for part in parts), other.fingerprint if other is not None else ""]
-    return Prepared(
-        parts[0].train if len(parts) == 1 else MixedRows([part.train for part in parts], weights, seed),
-        _join([part.dataset for part in parts]),
-        _join([part.rows for part in held_out]),
+    train: OrderedRows = parts[0].train if len(parts) == 1 else MixedRows([part.train for part in parts], weights, seed)
+    found = Prepared(
+        train,
+        join([part.dataset for part in parts]),
+        join([part.rows for part in held_out]),
         held_out,
         [(name, source.license) for name, source in zip(origins, named, strict=True)],
-        _find_shares(parts, weights),
+        find_shares([len(p.dataset) if isinstance(p.dataset, TokenRows) else 1.0 for p in parts], weights),
         _keep_ledger(parts, weights, held_out[0].rows if other is not None else None),
         hashlib.sha256("\n".join(marks).encode()).hexdigest(),
     )
+    return _corrupt(found, corrupt) if corrupt else found
 
 
-def _find_weights(mix: Sequence[MixSpec]) -> list[float] | None:
+def _corrupt(found: Prepared, corrupt: Corrupt) -> Prepared:
+    return dataclasses.replace(
+        found,
+        train=CorruptedRows(found.train, corrupt),
+        train_dataset=CorruptedDataset(found.train_dataset, corrupt),
+        evaluation=None if found.evaluation is None else CorruptedDataset(found.evaluation, corrupt),
+    )
+
+
+def find_weights(mix: Sequence[MixSpec]) -> list[float] | None:
+    """Find the weights of a mixture; None where it states none.
+
+    Raises:
+        InputError: Only some sources have one.
+    """
     weights = [part.weight for part in mix if part.weight is not None]
     if weights and len(weights) < len(mix):
         raise InputError(f"data.mix: {len(weights)} of {len(mix)} sources have a weight; expected all or none")
     return weights or None
+
+
+def _lay_out(
+    spec: DataSpec,
+    named: Sequence[SourceSpec],
+    opened: Sequence[TokenStore | Stream],
+    layout: Layout,
+    seed: int,
+    weights: list[float] | None,
+    *,
+    holds_out: bool,
+) -> list[Part]:
+    """Cut each source into rows; `holds_out` where evaluation rows come from them."""
+    held = [part.eval_documents or 0 if holds_out else 0 for part in named]
+    if any(held):
+        return [_hold_documents(*pair, layout, seed) for pair in zip(opened, held, strict=True)]
+    return _make_parts(opened, layout, seed, weights, (spec.eval_rows or 0) if holds_out else 0)
 
 
 def _make_parts(
@@ -204,7 +257,7 @@ def _make_parts(
         raise InputError("data.eval_rows: a stream has no last rows to hold out", hint=hint)
     rows = [layout.cut(source) for source in opened if isinstance(source, TokenStore)]
     parts = []
-    for part, number in zip(rows, _share(num_held, weights or [len(part) for part in rows]), strict=True):
+    for part, number in zip(rows, share_out(num_held, weights or [len(part) for part in rows]), strict=True):
         if number >= len(part):
             name, whole = part.store.counts.name, len(part)
             raise InputError(
@@ -230,14 +283,17 @@ def _hold_documents(source: TokenStore | Stream, number: int, layout: Layout, se
     return Part(source, others, held, ShuffledRows(others, seed))
 
 
-def _share(total: int, weights: Sequence[float]) -> list[int]:
+def share_out(total: int, weights: Sequence[float]) -> list[int]:
     """Share a number out by weight, in whole numbers that add up to it."""
     ends = [round(total * sum(weights[: i + 1]) / sum(weights)) for i in range(len(weights))]
     return [end - begin for begin, end in pairwise([0, *ends])]
 
 
-def _check_end(parts: Sequence[Part], end: int) -> None:
-    """Check that a row predicts end-of-text; a stream, read later, ends each document with it."""
+def _check_end(parts: Sequence[Part], tokenizer: Any) -> None:
+    """Check that a row predicts end-of-text, where there is one; a stream, read later, ends each document with it."""
+    if tokenizer is None:
+        return
+    end = find_end(tokenizer)
     for part in parts:
         if isinstance(part.dataset, StreamDataset) or part.dataset.has_target(end):
             return
@@ -256,17 +312,18 @@ def _note_common(store: TokenStore, opened: Sequence[TokenStore | Stream]) -> No
         logger.info(f"{share} are training documents too")
 
 
-def _name_origin(origin: str | None, name: str) -> str:
+def name_origin(origin: str | None, name: str) -> str:
     """Name a source without the folders of this machine."""
     return origin or (name if hub.is_hub_id(name) else Path(os.path.abspath(name)).name)
 
 
-def _find_shares(parts: Sequence[Part], weights: list[float] | None) -> list[float]:
-    sizes = weights or [len(part.dataset) if isinstance(part.dataset, TokenRows) else 1.0 for part in parts]
-    return [size / sum(sizes) for size in sizes]
+def find_shares(sizes: Sequence[float], weights: list[float] | None) -> list[float]:
+    """Find the share of each source among the rows that are drawn."""
+    drawn = weights or sizes
+    return [size / sum(drawn) for size in drawn]
 
 
-def _join(parts: Sequence["Dataset[Row]"]) -> Any:
+def join(parts: Sequence["Dataset[Row]"]) -> Any:
     """Join data sets to one; there may be none."""
     return ConcatDataset(parts) if len(parts) > 1 else parts[0] if parts else None
 

@@ -1,8 +1,10 @@
-"""From documents to rows of tokens: a stream of documents cut into rows that overlap by one token.
+"""From documents to rows of tokens: a stream of documents cut into rows, which overlap by one token or not.
 
 Row r of a packed stream holds its tokens from r * (max_length - 1) to r * (max_length - 1) + max_length: the last token
 of a row begins the next one. Labels are the input ids, shifted inside the model, so each token but the first of a
 document is predicted exactly once an epoch. Without packing each document is cut so by itself.
+
+Rows that are not predicted from left to right don't overlap: each token stands in exactly one row.
 """
 
 import copy
@@ -27,28 +29,51 @@ class TokenRows(Dataset[Row]):  # type: ignore[misc]  # mypy does not follow tor
         store: The store that is read.
         documents: The documents of the store that are laid out, counted from 0.
         max_length: The most tokens of a row.
+        overlap: The tokens that neighbouring rows of a document share.
         num_cut: Tokens that `on_long: cut` left out.
         num_dropped: Documents that `on_long: drop` left out.
         num_dropped_tokens: Their tokens.
     """
 
     def __init__(
-        self, store: TokenStore, *, max_length: int, on_long: OnLong, pack: bool, documents: range | None = None
+        self,
+        store: TokenStore,
+        *,
+        max_length: int,
+        on_long: OnLong,
+        pack: bool,
+        documents: range | None = None,
+        overlap: int = 1,
+        num_special: int = 0,
     ) -> None:
         """Lay out the rows of a store, or of a range of its documents; nothing is read but where documents begin.
 
+        Args:
+            store: The store.
+            max_length: The most tokens of a row.
+            on_long: What becomes of a document that is longer.
+            pack: Whether a row holds several documents.
+            documents: Those that are laid out, counted from 0; None: all.
+            overlap: 1 where the last token of a row begins the next one, which predicts what follows it; 0 where each
+                token stands in one row and may be a target there. Packed rows always overlap.
+            num_special: The special tokens that are set around each row later, for which room is left: the rows are
+                that much shorter than max_length, which counts them.
+
         Raises:
-            InputError: max_length is below 2, or on_long is `error` and a document is longer.
+            InputError: max_length leaves no room, or on_long is `error` and a document is longer.
         """
-        check_max_length(max_length)
-        self.store, self.max_length = store, max_length
+        assert overlap or not pack, "packed rows without an overlap: nobody needs them"
+        check_max_length(max_length, overlap=overlap, num_special=num_special)
+        max_length -= num_special
+        self.store, self.max_length, self.overlap = store, max_length, overlap
         self.documents = range(store.num_documents) if documents is None else documents
         starts = store.starts[self.documents.start : self.documents.stop + 1]
         lengths = np.diff(starts)
         kept, is_long = lengths, lengths > max_length
         self.num_cut = self.num_dropped = self.num_dropped_tokens = 0
         if on_long == "error" and is_long.any():
-            raise InputError(describe_long(int(is_long.sum()), len(lengths), max_length, int(lengths.max())))
+            room, longest = max_length + num_special, int(lengths.max()) + num_special
+            raise InputError(describe_long(int(is_long.sum()), len(lengths), room, longest))
         if on_long == "cut":
             kept = lengths.clip(max=max_length)
             self.num_cut = int((lengths - kept).sum())
@@ -59,14 +84,15 @@ class TokenRows(Dataset[Row]):  # type: ignore[misc]  # mypy does not follow tor
         self._is_whole = len(kept) == store.num_documents and self.num_cut == 0
         self._starts = store.starts if self._is_whole else _add_up(kept)
         self._sources = starts[:-1][~is_long] if on_long == "drop" else starts[:-1]
-        # Without packing: the rows before each document; one of a single token predicts nothing and has none.
-        self._rows = None if pack else _add_up((kept + max_length - 3) // (max_length - 1))
+        # Without packing: the rows before each document; one of no more than the overlap predicts nothing, has none.
+        self._step = max_length - overlap
+        self._rows = None if pack else _add_up((kept - overlap + self._step - 1) // self._step)
         self._first, self._stop = 0, self._count_rows()
 
     def _count_rows(self) -> int:
         if self._rows is not None:
             return int(self._rows[-1])
-        step, total = self.max_length - 1, int(self._starts[-1])
+        step, total = self._step, int(self._starts[-1])
         num_rows = max(0, -(-(total - 1) // step))
         is_short = num_rows * step + 1 > total
         if num_rows and is_short and self._count_targets(num_rows) == self._count_targets(num_rows - 1):
@@ -97,18 +123,23 @@ class TokenRows(Dataset[Row]):  # type: ignore[misc]  # mypy does not follow tor
 
     @property
     def num_targets(self) -> int:
-        """The number of tokens that these rows predict."""
+        """The number of tokens that these rows predict; without an overlap all of them, of which some are hidden."""
         return self._count_targets(self._stop) - self._count_targets(self._first)
 
     @property
     def num_first(self) -> int:
-        """The number of tokens that begin a kept document, which no row predicts; `split` does not change it."""
-        return len(self._starts) - 1
+        """The number of tokens that begin a kept document, which no row predicts; `split` does not change it.
+
+        Without an overlap there are none: a first token may be a target too.
+        """
+        return self.overlap * (len(self._starts) - 1)
 
     def has_target(self, token: int) -> bool:
         """Tell whether a row predicts this token; rows are read until one does."""
         for row in self:
             ids, document_ids = row["input_ids"], row["document_ids"]
+            if not self.overlap and (ids == token).any():
+                return True
             if ((ids[1:] == token) & (document_ids[1:] == document_ids[:-1])).any():
                 return True
         return False
@@ -118,10 +149,10 @@ class TokenRows(Dataset[Row]):  # type: ignore[misc]  # mypy does not follow tor
         if not 0 <= index < len(self):
             raise IndexError(index)
         row, end = self._first + index, int(self._starts[-1])
-        start = row * (self.max_length - 1)
+        start = row * self._step
         if self._rows is not None:
             document = int(np.searchsorted(self._rows, row, side="right")) - 1
-            start = int(self._starts[document]) + (row - int(self._rows[document])) * (self.max_length - 1)
+            start = int(self._starts[document]) + (row - int(self._rows[document])) * self._step
             end = int(self._starts[document + 1])
         return start, min(start + self.max_length, end)
 
@@ -146,30 +177,40 @@ class TokenRows(Dataset[Row]):  # type: ignore[misc]  # mypy does not follow tor
 
     def _count_targets(self, row: int) -> int:
         """Count the targets of all rows before one."""
-        step = self.max_length - 1
         if self._rows is None:
-            last = min(row * step, int(self._starts[-1]) - 1)  # the last token that those rows predict
+            last = min(row * self._step, int(self._starts[-1]) - 1)  # the last token that those rows predict
             return last + 1 - int(np.searchsorted(self._starts, last, side="right"))
         document = int(np.searchsorted(self._rows, row, side="right")) - 1
-        inside = (row - int(self._rows[document])) * step
-        return int(self._starts[document]) - document + inside
+        inside = (row - int(self._rows[document])) * self._step
+        return int(self._starts[document]) - self.overlap * document + inside
 
 
-def check_max_length(max_length: int) -> None:
-    """Check that a row can hold a token and the next one.
+def check_max_length(max_length: int, *, overlap: int = 1, num_special: int = 0) -> None:
+    """Check that a row can hold a token, where rows overlap the next one too, and its special tokens.
 
     Raises:
         InputError: It cannot.
     """
-    if max_length < 2:
-        raise InputError(f"data.max_length: a row needs a token and the next one, got {max_length}; expected 2 or more")
+    least = 1 + overlap + num_special
+    if max_length < least:
+        needed = "a token and the next one" if overlap else "a token"
+        needed += f" beside {num_special} special ones" if num_special else ""
+        raise InputError(f"data.max_length: a row needs {needed}, got {max_length}; expected {least} or more")
 
 
-def describe_long(num_long: int, num_documents: int, max_length: int, longest: int) -> str:
-    """Say how many documents are longer than a row, and what can be done."""
+def describe_long(
+    num_long: int,
+    num_documents: int,
+    max_length: int,
+    longest: int,
+    *,
+    key: str = "max_length",
+    ways: str = "cut|split|drop",
+) -> str:
+    """Say how many documents are longer than a row, and what can be done; `key` states how long a row may be."""
     return (
         f"{num_long:,} of {num_documents:,} examples exceed {max_length:,} tokens (longest {longest:,}); "
-        f"set data.max_length: {longest} or data.on_long: cut|split|drop"
+        f"set data.{key}: {longest} or data.on_long: {ways}"
     )
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 from llmkit.data import hub
 from llmkit.data.cleaning import clean
 from llmkit.data.columns import Row, check_columns, describe, pick
-from llmkit.data.formats import READERS, check_regular, find_kind, read_rows
+from llmkit.data.formats import READERS, TEXT, check_regular, find_kind, read_rows, unwrap
 from llmkit.data.ledger import Counts
 from llmkit.encoding.prompts import replace_surrogates
 from llmkit.errors import InputError
@@ -83,10 +83,10 @@ def read_dataset(
     if isinstance(columns, list) and text_column not in columns:
         check_columns(columns, text_column.partition(".")[0], counts.name)
     rows = (
-        pick(record, text_column, f"{counts.name} row {number}", strict=number == 1)
+        pick(record, {TEXT: text_column}, f"{counts.name} row {number}", strict=number == 1)
         for number, record in enumerate(dataset, 1)
     )
-    yield from _to_documents(rows, clean or CleanSpec(), on_bad, counts)
+    yield from _to_documents(unwrap(rows), clean or CleanSpec(), on_bad, counts)
 
 
 def _to_documents(rows: Iterable[Row], spec: CleanSpec, on_bad: OnBad, counts: Counts) -> Iterator[Document]:

@@ -1,10 +1,11 @@
-"""Tokenizers of one's own: byte-level BPE, GPT-2's kind."""
+"""Tokenizers of one's own: byte-level BPE, GPT-2's kind, with the special tokens of an objective."""
 
 import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,56 @@ from llmkit.errors import InputError, RunError
 from llmkit.recipe.schema import DataSpec, SourceSpec
 
 END_OF_TEXT = "<|endoftext|>"
-SMALLEST = 257  # the 256 bytes and end-of-text
+SENTINEL = "<extra_id_{}>"  # what stands for a span that an encoder-decoder restores, as T5's tokenizers name it
+NUM_SENTINELS = 100  # as in T5's
+NUM_BYTES = 256
 PIECE = 2**16  # characters that the trainer is given at a time: it holds hundreds of pieces
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Holds the special tokens of a tokenizer.
+
+    Attributes:
+        roles: The tokens by their names in transformers; their ids count from 0 in this order.
+        others: Further ones, whose ids follow.
+        single: How a text is framed, in the form of tokenizers' TemplateProcessing; None: not at all.
+        pair: How two are. All have the type id 0, which models without token_type_ids read alike.
+    """
+
+    roles: Mapping[str, str]
+    others: Sequence[str] = ()
+    single: str | None = None
+    pair: str | None = None
+
+    @property
+    def tokens(self) -> list[str]:
+        """Every special token once, in the order of the ids."""
+        return list(dict.fromkeys([*self.roles.values(), *self.others]))
+
+
+# What objectives ask of a tokenizer.
+KINDS: Mapping[str, Kind] = {
+    "causal-lm": Kind({"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}),
+    "masked-lm": Kind(
+        {
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "mask_token": "[MASK]",
+        },
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+    ),
+    "seq2seq": Kind(
+        {"pad_token": "<pad>", "eos_token": END_OF_TEXT},
+        others=[SENTINEL.format(i) for i in range(NUM_SENTINELS)],
+        single=f"$A {END_OF_TEXT}",
+        pair=f"$A {END_OF_TEXT} $B {END_OF_TEXT}",
+    ),
+}
 
 
 def train_tokenizer(
@@ -24,22 +72,27 @@ def train_tokenizer(
     out: Path,
     vocab_size: int,
     *,
+    objective: str = "causal-lm",
     text_column: str = "text",
     encoding: str = "utf-8",
     overwrite: bool = False,
 ) -> Path:
     """Train a byte-level BPE tokenizer on texts and write it as a folder that AutoTokenizer loads.
 
-    Text is neither normalised nor prefixed, so that any text comes back as it was. End-of-text is bos and eos. There is
-    no pad token: were end-of-text the pad, collators that mask by the pad's id would hide every end-of-text from the
-    loss. The same files give the same tokenizer.json, byte for byte.
+    Text is neither normalised nor prefixed, so that any text comes back as it was. For causal-lm end-of-text is bos and
+    eos, and there is no pad token: were end-of-text the pad, collators that mask by the pad's id would hide every
+    end-of-text from the loss. For masked-lm [CLS] and [SEP] are set around each text, and [MASK], [PAD] and [UNK] are
+    there; for seq2seq end-of-text follows each text, and `<pad>` and the sentinels `<extra_id_0>` to `<extra_id_99>`
+    are there. The same files give the same tokenizer.json, byte for byte.
 
     Args:
         files: Files, globs or folders, of the kinds that data.path takes; or the data section of a recipe, whose texts
             are cleaned by its rules, without the documents it holds out. Of a mixture the sources give bytes by their
             weights (unset: alike), until the first has no more.
         out: The folder to write.
-        vocab_size: Tokens in all; fewer where the files hold too few pairs that occur twice, with a note.
+        vocab_size: Tokens in all, special ones among them; fewer where the files hold too few pairs that occur twice,
+            with a note.
+        objective: What models the tokenizer is for: causal-lm, masked-lm or seq2seq.
         text_column: The column that holds the text, where there are columns.
         encoding: The encoding of text files.
         overwrite: Whether a tokenizer in `out` is replaced.
@@ -48,13 +101,11 @@ def train_tokenizer(
         The folder.
 
     Raises:
-        InputError: `out` exists, the size is below 257, or the files cannot be read or hold no text.
+        InputError: `out` exists, the objective is another, the size does not hold the 256 bytes and the special tokens,
+            or the files cannot be read or hold no text.
         RunError: The folder cannot be written.
     """
-    if vocab_size < SMALLEST:
-        raise InputError(
-            f"vocab_size must hold 256 bytes and end-of-text, got {vocab_size}; expected {SMALLEST} or more"
-        )
+    kind = _find_kind(objective, vocab_size)
     _check_place(out, overwrite)
     if isinstance(files, DataSpec):
         counts, pieces = _begin_mixture(files)
@@ -63,13 +114,26 @@ def train_tokenizer(
         counts = Counts(", ".join(str(name) for name in files)[:160])
         specs = [SourceSpec(path=str(path), text_column=text_column, encoding=encoding) for path in paths]
         pieces = (piece for spec in specs for piece in _read_pieces(spec, counts))
-    tokenizer = _train(pieces, vocab_size)
+    tokenizer = _train(pieces, vocab_size, kind)
     if counts.documents == 0:
         raise InputError(f"0 examples in {counts.name}")
     if len(tokenizer) < vocab_size:
         logging.getLogger("llmkit").info(f"the files give {len(tokenizer):,} tokens, not {vocab_size:,}")
     _write(tokenizer, out)
     return out
+
+
+def _find_kind(objective: str, vocab_size: int) -> Kind:
+    """Find what an objective asks for, and check that a vocabulary of this size holds it."""
+    if objective not in KINDS:
+        raise InputError(f"no tokenizer is made for objective {objective!r}; expected causal-lm, masked-lm or seq2seq")
+    kind = KINDS[objective]
+    number = len(kind.tokens)
+    if vocab_size < NUM_BYTES + number:
+        special = "end-of-text" if kind.tokens == [END_OF_TEXT] else f"{number} special tokens"
+        sentence = f"vocab_size must hold {NUM_BYTES} bytes and {special}, got {vocab_size}"
+        raise InputError(f"{sentence}; expected {NUM_BYTES + number} or more")
+    return kind
 
 
 def _write(tokenizer: Any, out: Path) -> None:
@@ -150,8 +214,8 @@ def _leave_last(documents: Iterator[Document], number: int, name: str) -> Iterat
         raise InputError(f"{sentence}, and leave none")
 
 
-def _train(pieces: Iterator[str], vocab_size: int) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def _train(pieces: Iterator[str], vocab_size: int, kind: Kind) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
@@ -160,14 +224,18 @@ def _train(pieces: Iterator[str], vocab_size: int) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=kind.tokens,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(pieces, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        clean_up_tokenization_spaces=False,
-    )
+    options: dict[str, Any] = {**kind.roles, "clean_up_tokenization_spaces": False}
+    if kind.single is not None:
+        framing = [(token, i) for i, token in enumerate(kind.tokens) if token in kind.single.split()]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=kind.single, pair=kind.pair, special_tokens=framing
+        )
+        options["model_input_names"] = ["input_ids", "attention_mask"]  # not every model takes token_type_ids
+    if kind.others:
+        options["extra_special_tokens"] = list(kind.others)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)

@@ -59,10 +59,16 @@ class Decoder:
     def __post_init__(self) -> None:
         core = unwrap(self.model)
         self._accepts = frozenset(inspect.signature(core.forward).parameters)
-        self._has_plain_cache = "past_key_values" in self._accepts and all(
-            type(layer) is DynamicLayer for layer in DynamicCache(config=core.config).layers
+        adapter: Any = getattr(self.model, "active_peft_config", None)
+        has_virtual = adapter is not None and adapter.is_prompt_learning  # tokens that model.generate alone puts once
+        self._has_plain_cache = (
+            not has_virtual
+            and "past_key_values" in self._accepts
+            and all(type(layer) is DynamicLayer for layer in DynamicCache(config=core.config).layers)
         )
         self.context: int | None = context_length(core.config)
+        if has_virtual and self.context is not None:
+            self.context -= adapter.num_virtual_tokens
 
     def add(self, prompt_ids: list[int], config: GenerationConfig, seed: int) -> int:
         """Join a row; it takes part from the next step on.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmkit.encoding import languages
-from llmkit.encoding.prompts import replace_surrogates
+from llmkit.encoding.prompts import end_of_text, replace_surrogates
 from llmkit.errors import InputError
 
 NLLB_CODE = re.compile("[a-z]{3}_[A-Z][a-z]{3}")
@@ -44,6 +44,20 @@ class Direction:
         )
         ids = [int(i) for i in encoded["input_ids"]]
         return ids if self.ids is None else [*self.ids[0], *ids, *self.ids[1]]
+
+    def encode_target(self, tokenizer: Any, text: str) -> list[int]:
+        """Encode a translation as the decoder is to write it, with what ends it."""
+        clean = replace_surrogates(text)
+        if self.first_id is None:
+            ids = [int(i) for i in tokenizer(text_target=clean, truncation=False, verbose=False)["input_ids"]]
+            end = end_of_text(tokenizer)
+            return ids if end is None or (ids and ids[-1] == end) else [*ids, end]
+        before = tokenizer.tgt_lang
+        try:
+            tokenizer.tgt_lang = self.target
+            return [int(i) for i in tokenizer(text_target=clean, truncation=False, verbose=False)["input_ids"]]
+        finally:
+            tokenizer.tgt_lang = before
 
 
 def find_direction(

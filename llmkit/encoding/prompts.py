@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -146,6 +147,34 @@ def mask_surrogates(text: str) -> str:
     return SURROGATE.sub("\ufffd", text)
 
 
+def list_fields(template: str) -> list[str]:
+    """List the names that stand in braces in a template, each once; {{ and }} are braces themselves.
+
+    Raises:
+        InputError: It is not such a template, or holds no name.
+    """
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as err:
+        raise InputError(f"not a template: {err}; expected names in braces, as {{question}}") from None
+    if not fields or not all(fields):
+        raise InputError(
+            f"a template names no column, got {template[:60]!r}; expected names in braces, as {{question}}"
+        )
+    return list(dict.fromkeys(fields))
+
+
+def fill_template(template: str, texts: Mapping[str, str]) -> str:
+    """Put texts in the place of the names in braces; a name may hold dots, which step nowhere here."""
+    parts = string.Formatter().parse(template)
+    return "".join(literal + (texts[name] if name is not None else "") for literal, name, _, _ in parts)
+
+
+def ask(tokenizer: Any, text: str) -> Prompt:
+    """Make a prompt of a text: the user's turn of a conversation where there is a chat template, else the text."""
+    return [{"role": "user", "content": text}] if tokenizer.chat_template else text
+
+
 def cut_left(tokenizer: Any, ids: list[int], keep: int) -> list[int]:
     """Keep the last ids of a prompt, and the token that begins a text where it begins with one."""
     if len(ids) <= keep:
@@ -155,8 +184,13 @@ def cut_left(tokenizer: Any, ids: list[int], keep: int) -> list[int]:
     return ids[len(ids) - keep :]
 
 
-def question_prompt(tokenizer: Any, question: str, context: str) -> Prompt:
-    """Ask a question about a text: as a turn for the chat template where there is one, else as a text to continue."""
+def question_prompt(tokenizer: Any, question: str, context: str, template: str | None = None) -> Prompt:
+    """Ask a question about a text: as a turn for the chat template where there is one, else as a text to continue.
+
+    `template` is the one that a model was trained with, which needs no example.
+    """
+    if template is not None:
+        return ask(tokenizer, fill_template(template, {"question": question, "context": context}))
     if not tokenizer.chat_template:
         return QUESTION_PLAIN.format(context=context, question=question)
     text, asked, answer = QUESTION_EXAMPLE

@@ -8,11 +8,12 @@ from functools import partial
 from typing import TypeVar
 
 from llmkit import metrics
+from llmkit.data.examples import Example, Labelled, Pair, Question
+from llmkit.data.sequences import find_label
 from llmkit.encoding import pairs
 from llmkit.errors import InputError
 from llmkit.evaluation.keys import Data, Task
 from llmkit.evaluation.planning import Plan, Progress, make_plan
-from llmkit.evaluation.reading import Example, Labelled, Pair, Question
 from llmkit.heads import find_head
 from llmkit.loading import Checkpoint, Loaded, load
 from llmkit.metrics import Definition
@@ -167,30 +168,16 @@ def _measure_labels(plan: Plan, lm: Loaded, progress: Progress) -> Found:
     names = job.method.labels
     if len(names) < 2:
         raise InputError(f"{lm.name or 'the model'} has one label, {names[0]}; expected two or more for an accuracy")
-    meant = {label: find_label(label, names, where) for label, where in plan.survey.labels.items()}
+    meant = {label: names[find_label(label, names, where)] for label, where in plan.survey.labels.items()}
     found: list[str] = []
     right: list[str] = []
     for chunk in plan.chunks(Labelled, progress):
         results = _naming(chunk, partial(job.answer, [row.text for row in chunk]))
         for row, result in zip(chunk, results, strict=True):
             found.append(result.label)
+            assert isinstance(row.label, str | int)
             right.append(meant[row.label])
     return {"accuracy": metrics.accuracy(found, right), "f1_macro": metrics.f1_macro(found, right)}, {}
-
-
-def find_label(label: str | int, names: Sequence[str], where: str) -> str:
-    """Find which of the checkpoint's labels a label of the data means: its name, or its number from 0.
-
-    Raises:
-        InputError: It means none of them.
-    """
-    if label in names:
-        return str(label)
-    digits = str(label)
-    if digits.isdecimal() and len(digits) < 10 and int(digits) < len(names):
-        return names[int(digits)]
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    raise InputError(f"{where}: unknown label, got {label!r}; expected {shown}, or 0 to {len(names) - 1}")
 
 
 MEASURES: Mapping[Task, Callable[[Plan, Loaded, Progress], Found]] = {

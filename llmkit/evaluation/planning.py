@@ -1,15 +1,16 @@
 """What is evaluated: a call and its data, checked before anything is loaded, and the rows that are drawn."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
 from llmkit import metrics
+from llmkit.data.examples import Example, Labelled, Pair, Question
 from llmkit.data.order import shuffle_index
 from llmkit.errors import InputError
 from llmkit.evaluation.keys import Data, DataKeys, Task, find_task, read_keys
-from llmkit.evaluation.reading import Labelled, Pair, Question, read_examples
+from llmkit.evaluation.reading import read_examples
 from llmkit.metrics import Definition
 from llmkit.runtime import check_seed
 from llmkit.tasks.sampling import check_count
@@ -61,6 +62,7 @@ class Plan:
         src_lang: The language of the texts to translate, as it was given.
         tgt_lang: The language of their translations, likewise.
         labels: The labels to choose from, likewise.
+        examples: The rows, where they are at hand; None reads them from the data.
     """
 
     on: str
@@ -72,6 +74,7 @@ class Plan:
     src_lang: str | None
     tgt_lang: str | None
     labels: Sequence[str] | None
+    examples: Sequence[Example] | None = None
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -85,7 +88,7 @@ class Plan:
 
     def chunks(self, kind: type[Row], progress: Progress) -> Iterator[list[Row]]:
         """Read the rows to answer, some at a time; progress is told the number done when the next are asked for."""
-        every = enumerate(read_examples(self.keys, self.task))
+        every = enumerate(self.examples if self.examples is not None else read_examples(self.keys, self.task))
         rows = (row for i, row in every if (self.chosen is None or i in self.chosen) and isinstance(row, kind))
         done = 0
         while chunk := list(islice(rows, CHUNKS[self.task])):
@@ -114,7 +117,7 @@ def make_plan(
         check_count("max_examples", max_examples)
     check_seed(seed)
     _check_options(task, src_lang=src_lang, tgt_lang=tgt_lang, labels=labels)
-    survey = survey_rows(keys, task)
+    survey = survey_rows(read_examples(keys, task), str(keys.path or keys.source_path))
     chosen = None
     if max_examples is not None and max_examples < survey.num_rows:
         chosen = frozenset(shuffle_index(i, survey.num_rows, seed) for i in range(max_examples))
@@ -131,23 +134,33 @@ def _check_options(task: Task, **options: object) -> None:
             raise InputError(f"{flags[name]} (in Python: {name}=) cannot act with {task}")
 
 
-def survey_rows(keys: DataKeys, task: Task) -> Survey:
-    """Read all rows, and check what can be checked without a model.
+def plan_examples(task: Task, examples: Sequence[Example]) -> Plan:
+    """Plan to answer examples that are at hand.
+
+    Raises:
+        InputError: There are none, or one cannot be answered.
+    """
+    survey = survey_rows(examples, "the examples")
+    return Plan(task, task, DataKeys(), survey, None, None, None, None, None, examples)
+
+
+def survey_rows(examples: Iterable[Example], name: str) -> Survey:
+    """Go through all rows, and check what can be checked without a model.
 
     Raises:
         InputError: There are none, or one cannot be answered.
     """
     found = Survey()
-    for row in read_examples(keys, task):
+    for row in examples:
         found.num_rows += 1
         if isinstance(row, Question):
             _check_question(row)
             found.num_unanswerable += not row.answers
             found.num_han += any(metrics.HAN.search(text) is not None for text in (row.question, *row.answers))
-        elif isinstance(row, Labelled):
+        elif isinstance(row, Labelled) and isinstance(row.label, str | int):
             found.labels.setdefault(row.label, row.where)
     if found.num_rows == 0:
-        raise InputError(f"0 examples in {keys.path or keys.source_path}")
+        raise InputError(f"0 examples in {name}")
     return found
 
 

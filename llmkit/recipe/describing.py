@@ -37,7 +37,9 @@ def write_page() -> str:
     for section in keys.list_sections():
         sections.append((section, (section,), keys.find((section,)).get("description", "")))
         if section == "data":
-            sections.append(("data.clean", ("data", "clean"), keys.find(("data", "clean")).get("description", "")))
+            for inner in ("clean", "masking", "denoising"):
+                told = keys.find(("data", inner)).get("description", "")
+                sections.append((f"data.{inner}", ("data", inner), told))
             sections.append(("data.mix", ("data", "mix", 0), "A list of sources, each with these keys."))
     parts = [HEAD]
     for title, path, text in sections:

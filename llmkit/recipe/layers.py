@@ -11,14 +11,26 @@ from llmkit.recipe.parsing import COMMAND_LINE, Node, Place, Problem, Refused, f
 # Keys of a section of which one layer gives at most one; a later layer's choice drops the earlier one.
 CHOICES: dict[str, tuple[tuple[str, ...], ...]] = {
     "model": (("name", "config"),),
-    "data": (("path", "mix"), ("eval_split", "eval_rows", "eval_path", "eval_documents")),
+    "data": (
+        ("path", "mix", "source_path"),
+        ("eval_split", "eval_rows", "eval_path", "eval_documents", "eval_source_path"),
+        ("prompt_column", "template"),
+    ),
+    "mix": (("path", "source_path"), ("prompt_column", "template")),
     "train": (("max_steps", "num_epochs"),),
 }
 # What was given for one value of a key, and is dropped when a later layer gives it another.
 FOLLOWERS: dict[str, dict[str, tuple[str, ...]]] = {
     "model": {"name": ("revision", "kwargs")},
-    "data": {"path": ("name", "train_split", "eval_split", "kwargs", "origin", "license")},
-    "mix": {"path": ("name", "train_split", "kwargs", "origin", "license")},
+    "data": {
+        "path": ("name", "train_split", "eval_split", "kwargs", "origin", "license"),
+        "source_path": ("target_path", "origin", "license"),
+        "eval_source_path": ("eval_target_path",),
+    },
+    "mix": {
+        "path": ("name", "train_split", "kwargs", "origin", "license"),
+        "source_path": ("target_path", "origin", "license"),
+    },
     "optim": {"name": ("kwargs",)},
     "schedule": {"name": ("kwargs",)},
 }

@@ -1,12 +1,49 @@
 """What a recipe's values must fulfil together, as far as it is certain without touching data or libraries."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from llmkit.recipe.schema import DataSpec, Recipe, SourceSpec
+from llmkit.recipe.schema import CleanSpec, DataSpec, Recipe, SourceSpec
 
 DATA_ENDINGS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".json", ".gz")
 SOURCE_KEYS = ("eval_documents", "origin", "license")  # of one source, beside those of the hub
+# key of data -> the objectives in which it acts; the others act in all
+ACTING: Mapping[str, tuple[str, ...]] = {
+    "label_column": ("classification",),
+    "source_column": ("seq2seq",),
+    "target_column": ("seq2seq",),
+    "source_path": ("seq2seq",),
+    "target_path": ("seq2seq",),
+    "eval_source_path": ("seq2seq",),
+    "eval_target_path": ("seq2seq",),
+    "src_lang": ("seq2seq",),
+    "tgt_lang": ("seq2seq",),
+    "max_target_length": ("seq2seq",),
+    "denoising": ("seq2seq",),
+    "question_column": ("question-answering",),
+    "context_column": ("question-answering",),
+    "answers_column": ("question-answering",),
+    "stride": ("question-answering",),
+    "prompt_column": ("causal-lm",),
+    "completion_column": ("causal-lm",),
+    "template": ("causal-lm",),
+    "pack": ("causal-lm",),
+    "end_of_text": ("causal-lm",),
+    "masking": ("masked-lm",),
+    "text_column": ("causal-lm", "masked-lm", "seq2seq", "classification"),
+    "on_long": ("causal-lm", "masked-lm", "seq2seq", "classification"),
+}
+# objective -> what its evaluations compute where eval.metrics is unset, and what they can
+TEXT_METRICS = ("loss", "perplexity", "bits_per_byte")
+METRICS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    "causal-lm": (TEXT_METRICS, TEXT_METRICS),
+    "masked-lm": (("loss", "perplexity"), ("loss", "perplexity")),
+    "seq2seq": (TEXT_METRICS, (*TEXT_METRICS, "bleu", "chrf")),
+    "classification": (("loss", "accuracy", "f1_macro"), ("loss", "accuracy", "f1_macro")),
+    "question-answering": (("loss", "exact_match", "f1"), ("loss", "exact_match", "f1")),
+}
+CLASSES = ("labels", "problem_type")  # of model, for classification alone
+VALUES = ("multi_label_classification", "regression")  # problem types without one right class
 
 
 @dataclass(frozen=True)
@@ -29,12 +66,84 @@ def find_breaches(recipe: Recipe, *, own_data: bool) -> Iterator[Breach]:
     yield from _check_steps(recipe)
     if not own_data:
         yield from _check_eval(recipe)
-    if recipe.eval.best_metric not in recipe.eval.metrics:
-        choices = " or ".join(recipe.eval.metrics)
+    yield from _check_objective(recipe)
+    if recipe.eval.best_metric not in list_metrics(recipe):
+        choices = " or ".join(list_metrics(recipe))
         sentence = f"{recipe.eval.best_metric} is not among eval.metrics; expected {choices}"
         yield Breach(("eval.best_metric", "eval.metrics"), sentence)
     if recipe.eval.patience is not None and recipe.eval.every_steps is None:
         yield Breach(("eval.patience", "eval.every_steps"), "cannot act without eval.every_steps")
+
+
+def list_metrics(recipe: Recipe) -> Sequence[str]:
+    """List what an evaluation computes: eval.metrics, else what goes with the objective."""
+    if recipe.eval.metrics is not None:
+        return recipe.eval.metrics
+    usual = METRICS[recipe.objective][0]
+    return ("loss",) if recipe.model.problem_type in VALUES else usual
+
+
+def has_examples(recipe: Recipe) -> bool:
+    """Tell whether a row of the data is an example of columns, and not a document."""
+    if recipe.objective == "causal-lm":
+        return any(part.completion_column is not None for part in (recipe.data, *(recipe.data.mix or [])))
+    return recipe.objective != "masked-lm" and recipe.data.denoising is None
+
+
+def _check_objective(recipe: Recipe) -> Iterator[Breach]:
+    """Find keys that cannot act with the objective, and what it needs."""
+    objective, data = recipe.objective, recipe.data
+    sources: list[tuple[str, SourceSpec]] = [("data", data)]
+    sources += [(f"data.mix.{number}", part) for number, part in enumerate(data.mix or [])]
+    for place, source in sources:
+        fields = type(source).model_fields
+        for key in [name for name in ACTING if name in fields]:  # a recipe that was written down has all of them
+            if objective not in ACTING[key] and getattr(source, key) != fields[key].default:
+                yield Breach((f"{place}.{key}", "objective"), f"cannot act with {objective}")
+    for key in CLASSES:
+        if getattr(recipe.model, key) is not None and objective != "classification":
+            yield Breach((f"model.{key}", "objective"), f"cannot act with {objective}")
+    for key in recipe.eval.metrics or []:
+        if key not in METRICS[objective][1]:
+            possible = ", ".join(METRICS[objective][1])
+            yield Breach(
+                ("eval.metrics", "objective"), f"{key} cannot be computed for {objective}; expected {possible}"
+            )
+    if recipe.eval.generate and objective not in ("causal-lm",):
+        yield Breach(("eval.generate", "objective"), f"cannot act with {objective}")
+    if recipe.quantization is not None and recipe.adapter is None:
+        yield Breach(("quantization", "adapter"), "goes with an adapter; add adapter, or leave it out")
+    if recipe.adapter is not None and recipe.model.config is not None:
+        yield Breach(("adapter", "model.config"), "goes with model.name: random weights are trained whole")
+    if has_examples(recipe):
+        yield from _check_examples(recipe, sources)
+    elif data.streaming and objective != "causal-lm":
+        yield Breach(("data.streaming", "objective"), f"cannot act with {objective}")
+
+
+def _check_examples(recipe: Recipe, sources: Sequence[tuple[str, SourceSpec]]) -> Iterator[Breach]:
+    """Find what cannot act where each row is an example, and what an example needs."""
+    data = recipe.data
+    if recipe.objective != "classification" and data.on_long == "split":
+        yield Breach(("data.on_long",), "split cannot act on examples of two parts; expected error, cut or drop")
+    for key, value in (("pack", data.pack), ("streaming", data.streaming), ("clean", data.clean != CleanSpec())):
+        if value:
+            yield Breach((f"data.{key}",), "cannot act on examples of columns")
+    for place, source in sources[1:] or sources:
+        if recipe.objective == "causal-lm":
+            if source.completion_column is None:
+                yield Breach((f"{place}.completion_column",), "missing; add the column of the completions")
+            if (source.prompt_column is None) == (source.template is None):
+                wanted = "expected one of the two"
+                keys = (f"{place}.prompt_column", f"{place}.template")
+                yield Breach(keys, f"goes with completion_column; {wanted}, prompt_column or template")
+        paths = (source.source_path, source.target_path)
+        if (paths[0] is None) != (paths[1] is None):
+            lone = "source_path" if paths[0] is not None else "target_path"
+            yield Breach((f"{place}.{lone}",), "given alone; expected source_path and target_path")
+    if (data.eval_source_path is None) != (data.eval_target_path is None):
+        lone = "eval_source_path" if data.eval_source_path is not None else "eval_target_path"
+        yield Breach((f"data.{lone}",), "given alone; expected eval_source_path and eval_target_path")
 
 
 def _check_model(recipe: Recipe) -> Iterator[Breach]:
@@ -66,12 +175,12 @@ def _shorten(text: str) -> str:
 
 
 def _check_data(data: DataSpec, own_data: bool) -> Iterator[Breach]:
-    if data.path is None and data.mix is None and not own_data:
+    if data.path is None and data.mix is None and data.source_path is None and not own_data:
         yield Breach(("data.path", "data.mix"), "missing; add data.path or data.mix")
     yield from _check_hub_keys("data", data)
     for number, part in enumerate(data.mix or []):
         key = f"data.mix.{number}"
-        if part.path is None and not own_data:
+        if part.path is None and part.source_path is None and not own_data:
             yield Breach((f"{key}.path",), "missing; add the path of this source")
         yield from _check_hub_keys(key, part)
     weighted = sum(part.weight is not None for part in data.mix or [])
@@ -90,7 +199,7 @@ def _check_held_out(data: DataSpec) -> Iterator[Breach]:
     mix: list[tuple[str, SourceSpec]] = [(f"data.mix.{number}", part) for number, part in enumerate(data.mix or [])]
     sources = mix or [("data", data)]
     documents = [f"{key}.eval_documents" for key, part in sources if part.eval_documents is not None]
-    others = ("eval_split", "eval_rows", "eval_path")
+    others = ("eval_split", "eval_rows", "eval_path", "eval_source_path")
     other = next((f"data.{key}" for key in others if getattr(data, key) is not None), None)
     if data.mix and documents and other:
         yield Breach((documents[0], other), f"given beside {other}; expected one of the two")
@@ -145,7 +254,7 @@ def _check_steps(recipe: Recipe) -> Iterator[Breach]:
 def _check_eval(recipe: Recipe) -> Iterator[Breach]:
     """Find what is set for evaluations that have no data."""
     data, evaluation = recipe.data, recipe.eval
-    choices = ("data.eval_split", "data.eval_rows", "data.eval_path", "data.eval_documents")
+    choices = ("data.eval_split", "data.eval_rows", "data.eval_path", "data.eval_documents", "data.eval_source_path")
     held = any(part.eval_documents is not None for part in data.mix or [])
     if held or any(getattr(data, key.partition(".")[2]) is not None for key in choices):
         return

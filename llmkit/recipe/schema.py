@@ -29,6 +29,8 @@ Schedule = Literal[
     "cosine_warmup_with_min_lr",
     "warmup_stable_decay",
 ]
+Metric = Literal["loss", "perplexity", "bits_per_byte", "accuracy", "f1_macro", "exact_match", "f1", "bleu", "chrf"]
+Objective = Literal["causal-lm", "masked-lm", "seq2seq", "classification", "question-answering"]
 
 
 class Section(BaseModel):
@@ -55,6 +57,12 @@ class ModelSpec(Section):
     )
     attn_implementation: Text | None = Field(
         default=None, description="Attention of transformers: eager, sdpa, ...; unset: the model's default."
+    )
+    labels: list[Text] | None = Field(
+        default=None, description="Names of the classes, in their order; unset: those of the checkpoint."
+    )
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = Field(
+        default=None, description="What labels are; unset: one of the classes."
     )
     kwargs: Options = Field(default={}, description="Further arguments of from_pretrained, with name alone.")
 
@@ -86,7 +94,33 @@ class SourceSpec(Section):
     )
     name: Text | None = Field(default=None, description="Configuration of a hub data set.")
     train_split: Text = Field(default="train", description="Split of a hub data set to train on.")
-    text_column: Text = Field(default="text", description="Column that holds the text.")
+    text_column: Text = Field(
+        default="text", description="Column that holds the text; a dot steps into a nested column."
+    )
+    label_column: Text = Field(
+        default="label", description="Column that holds the label: a name, a number from 0, a list of either, a value."
+    )
+    source_column: Text = Field(default="source", description="Column that holds the text to translate.")
+    target_column: Text = Field(default="target", description="Column that holds its translation.")
+    question_column: Text = Field(default="question", description="Column that holds the question.")
+    context_column: Text = Field(default="context", description="Column that holds the text to answer from.")
+    answers_column: Text = Field(
+        default="answers", description="Column that holds the answers: texts, with answer_start where they stand."
+    )
+    prompt_column: Text | None = Field(
+        default=None, description="Column that holds a prompt, a text or a list of messages; it is no target."
+    )
+    completion_column: Text | None = Field(
+        default=None, description="Column that holds what a prompt is answered by; its tokens alone are targets."
+    )
+    template: Text | None = Field(
+        default=None,
+        description="The prompt, with {COLUMN} for the text of a column, in the place of prompt_column.",
+    )
+    source_path: Text | None = Field(
+        default=None, description="Text to translate, a line each, with target_path, in the place of path."
+    )
+    target_path: Text | None = Field(default=None, description="Its translation, a line for each line.")
     column_names: list[Text] | None = Field(default=None, description="Columns of a csv or tsv file without a header.")
     sample_by: Literal["line", "paragraph", "document"] = Field(
         default="document", description="What is one document in a txt file: a line, a paragraph or the whole file."
@@ -110,6 +144,26 @@ class MixSpec(SourceSpec):
     )
 
 
+class MaskingSpec(Section):
+    """What masked-lm hides: of the tokens chosen 80 % become the mask, 10 % a random token, 10 % stay."""
+
+    probability: Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)] = Field(
+        default=0.15, description="Share of the tokens that are chosen."
+    )
+    whole_word: Flag = Field(default=False, description="Choose all tokens of a word together.")
+
+
+class DenoisingSpec(Section):
+    """Spans of a text that seq2seq learns to restore, each replaced by a sentinel: T5's objective."""
+
+    density: Annotated[float, Field(strict=True, gt=0, lt=1, allow_inf_nan=False)] = Field(
+        default=0.15, description="Share of the tokens that are replaced."
+    )
+    mean_span: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] = Field(
+        default=3.0, description="Tokens of a span on average."
+    )
+
+
 class DataSpec(SourceSpec):
     """The data: sources, and how documents become rows of tokens."""
 
@@ -119,12 +173,37 @@ class DataSpec(SourceSpec):
         default=None, description="Rows held out at the end of the data (sequences, where rows are packed)."
     )
     eval_path: Text | None = Field(default=None, description="File, glob or folder to evaluate on.")
-    max_length: Count | None = Field(default=None, description="Tokens in a row; unset: the model's context.")
+    eval_source_path: Text | None = Field(
+        default=None, description="Text to translate in evaluations, a line each, with eval_target_path."
+    )
+    eval_target_path: Text | None = Field(default=None, description="Its translation, a line for each line.")
+    src_lang: Text | None = Field(default=None, description="Language of the sources of seq2seq: en, zh, eng_Latn.")
+    tgt_lang: Text | None = Field(default=None, description="Language of the targets of seq2seq.")
+    max_length: Count | None = Field(
+        default=None,
+        description="Tokens in a row; unset: the model's context, for question-answering at most 384.",
+    )
+    max_target_length: Count | None = Field(
+        default=None, description="Tokens of a target of seq2seq; unset: as max_length."
+    )
+    stride: CountOrZero | None = Field(
+        default=None,
+        description="Tokens of the context that neighbouring windows of question-answering share; unset: 128, at most "
+        "half of the room.",
+    )
     on_long: Literal["error", "cut", "split", "drop"] | None = Field(
-        default=None, description="What becomes of a document longer than max_length; unset: split."
+        default=None,
+        description="What becomes of a document or an example longer than max_length; unset: split for causal-lm, else "
+        "error.",
+    )
+    masking: MaskingSpec = Field(default=MaskingSpec(), description="What masked-lm hides.")
+    denoising: DenoisingSpec | None = Field(
+        default=None, description="Train seq2seq on texts with gaps, in the place of pairs; {} takes T5's settings."
     )
     on_bad: Literal["error", "skip"] = Field(default="error", description="What becomes of a row that holds no text.")
-    pack: Flag | None = Field(default=None, description="Put several documents in a row, isolated; unset: true.")
+    pack: Flag | None = Field(
+        default=None, description="Put several documents of causal-lm in a row, isolated; unset: true for plain texts."
+    )
     end_of_text: Flag = Field(default=True, description="End each document with the end-of-text token.")
     streaming: Flag = Field(default=False, description="Read and tokenize while training, without a token store.")
     num_workers: CountOrZero = Field(default=0, description="Processes that read rows ahead.")
@@ -177,12 +256,10 @@ class EvalSpec(Section):
 
     every_steps: Count | None = Field(default=None, description="Steps between evaluations; unset: only at the end.")
     num_batches: Count | None = Field(default=None, description="Micro-batches of an evaluation; unset: all.")
-    metrics: list[Literal["loss", "perplexity", "bits_per_byte"]] = Field(
-        default=["loss", "perplexity", "bits_per_byte"], min_length=1, description="What an evaluation computes."
+    metrics: list[Metric] | None = Field(
+        default=None, min_length=1, description="What an evaluation computes; unset: what goes with the objective."
     )
-    best_metric: Literal["loss", "perplexity", "bits_per_byte"] = Field(
-        default="loss", description="Metric that chooses best/ and stops early."
-    )
+    best_metric: Metric = Field(default="loss", description="Metric that chooses best/ and stops early.")
     patience: Count | None = Field(
         default=None, description="Evaluations without a better one after which training stops."
     )
@@ -219,7 +296,7 @@ class Recipe(Section):
 
     version: Literal[1] = Field(description="Version of this form.")
     extends: Text | None = Field(default=None, description="Recipe to build upon: a path from this file, or a name.")
-    objective: Literal["causal-lm"] = Field(description="Family of the loss.")
+    objective: Objective = Field(description="Family of the loss.")
     seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = Field(
         default=0, description="Decides initial weights, order and dropout."
     )
@@ -229,6 +306,12 @@ class Recipe(Section):
     )
     model: ModelSpec = Field(description="The model.")
     data: DataSpec = Field(default=DataSpec(), description="The data.")
+    adapter: Options | None = Field(
+        default=None, description="Config of peft: peft_type, then its own keys; unset: all weights are trained."
+    )
+    quantization: Options | None = Field(
+        default=None, description="Keys of BitsAndBytesConfig: the base in few bits, under an adapter."
+    )
     optim: OptimSpec = Field(default=OptimSpec(), description="The optimizer.")
     schedule: ScheduleSpec = Field(default=ScheduleSpec(), description="The learning rate.")
     train: TrainSpec = Field(description="The training.")

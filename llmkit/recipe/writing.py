@@ -5,22 +5,27 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmkit.recipe.parsing import resolve
+from llmkit.recipe.rules import ACTING
 from llmkit.recipe.schema import Recipe
 
 # Text that YAML reads as itself without quotes, inside a list too.
 BARE = re.compile(r"[^\W\d][\w./~+-]*( [\w./~+-]+)*|\.{0,2}/[\w./~+-]*")
 OLD_BOOLEANS = ("y", "n", "yes", "no", "on", "off")  # to a reader of YAML 1.1
 WIDTH = 100
+FREE = ("config", "kwargs", "adapter", "quantization")  # mappings whose keys are not the schema's
 
 
 def dump_recipe(recipe: Recipe, comment: Callable[[str], str] = lambda key: "") -> str:
-    """Write a recipe with all its values as YAML; what is unset is left out.
+    """Write a recipe with all its values as YAML; what is unset, or cannot act with the objective, is left out.
 
     Args:
         recipe: The recipe.
         comment: Gives the comment that stands after the value of a dotted key; "" for none.
     """
     values = {key: value for key, value in recipe.model_dump().items() if key != "extends"}
+    for source in (values["data"], *(values["data"]["mix"] or [])):
+        for key in source.keys() & {key for key, acting in ACTING.items() if recipe.objective not in acting}:
+            del source[key]
     return "\n".join(_write_mapping(values, (), comment, free=False)) + "\n"
 
 
@@ -37,7 +42,7 @@ def _write_mapping(
         end = f"  # {told}" if told else ""
         if isinstance(value, dict) and value:
             yield start
-            yield from _write_mapping(value, inner, comment, free=free or key in ("config", "kwargs"))
+            yield from _write_mapping(value, inner, comment, free=free or key in FREE)
         elif isinstance(value, list | tuple) and value and not _fits(value, start):
             yield start + end
             for item in value:
@@ -62,7 +67,7 @@ def _write_flow(value: Any, *, free: bool) -> str:
     if isinstance(value, dict):
         pairs = value.items() if free else [(k, v) for k, v in value.items() if v is not None and v != {}]
         inside = ", ".join(
-            f"{_write_scalar(key)}: {_write_flow(item, free=free or key == 'kwargs')}" for key, item in pairs
+            f"{_write_scalar(key)}: {_write_flow(item, free=free or key in FREE)}" for key, item in pairs
         )
         return f"{{{inside}}}"
     if isinstance(value, list | tuple):

@@ -92,10 +92,8 @@ class Writer:
         return Prompted(question, source, cut)
 
     def _encode_prompt(self, question: str, text: str) -> Start:
-        return Start(
-            prompts.encode_prompt(self.lm.tokenizer, prompts.question_prompt(self.lm.tokenizer, question, text)),
-            self.job.stop,
-        )
+        prompt = prompts.question_prompt(self.lm.tokenizer, question, text, _find_template(self.lm))
+        return Start(prompts.encode_prompt(self.lm.tokenizer, prompt), self.job.stop)
 
     def run(self, questions: Sequence[Prompted]) -> list[Answer]:
         """Answer questions, the windows of all of them decoded together."""
@@ -177,6 +175,13 @@ def prepare(lm: Loaded, settings: Settings) -> Writer:
         )
     budget = Budget(runtime.token_budget(lm.model), settings.batch_size)
     return Writer(lm, settings, budget, job, length - settings.max_answer_tokens)
+
+
+def _find_template(lm: Loaded) -> str | None:
+    """Find the prompt that a checkpoint was trained with, where it is one of a question and its text."""
+    stated = (lm.facts or {}).get("template")
+    is_known = isinstance(stated, str) and set(prompts.list_fields(stated)) == {"context", "question"}
+    return str(stated) if is_known else None
 
 
 def _find(text: str, words: str, begin: int, end: int) -> int | None:

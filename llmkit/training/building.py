@@ -6,20 +6,22 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from llmkit import runtime
-from llmkit.data.collating import Collator
+from llmkit.data.collating import Collator, PaddedCollator
 from llmkit.data.isolating import find_isolation
-from llmkit.data.preparing import Prepared, prepare
+from llmkit.data.preparing import Prepared
 from llmkit.data.sources import is_shards
 from llmkit.encoding.prompts import encode_prompt
 from llmkit.errors import InputError
+from llmkit.heads import context_length
 from llmkit.recipe.reading import read_recipe
+from llmkit.recipe.rules import has_examples, list_metrics
 from llmkit.recipe.schema import Recipe
-from llmkit.training import models, optim
+from llmkit.training import adapting, feeding, models, optim
 from llmkit.training.objectives import OBJECTIVES, Loss, Objective
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class Parts:
     tokenizer: "PreTrainedTokenizerBase"
     train_dataset: "Dataset[Row]"
     eval_dataset: "Dataset[Row] | None"
-    data_collator: Collator
+    data_collator: Collator | PaddedCollator
     loss: Loss
     optimizer: torch.optim.Optimizer
     scheduler: "LRScheduler"
@@ -53,13 +55,17 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Holds the parts of a run and what its loop needs beside them; `recipe` has every value settled."""
+    """Holds the parts of a run and what its loop needs beside them.
+
+    `recipe` has every value settled; `facts` are what use has to know of training, for llmkit.json.
+    """
 
     recipe: Recipe
     parts: Parts
     data: Prepared
     objective: Objective
     max_steps: int
+    facts: Mapping[str, object]
 
 
 def build(
@@ -99,6 +105,7 @@ def check(recipe: Recipe) -> None:
     except InputError as err:
         problems.append(str(err))
     problems += models.check_generation(recipe.save.generation_config)
+    problems += adapting.check_adapter(recipe.adapter, recipe.quantization)
     for key, source in _list_sources(recipe):
         try:
             codecs.lookup(source.encoding)
@@ -115,7 +122,7 @@ def _list_sources(recipe: Recipe) -> list[tuple[str, Any]]:
     return mix or [("data", recipe.data)]
 
 
-def refuse(recipe: Recipe, problems: list[str]) -> None:
+def refuse(recipe: Recipe, problems: list[str]) -> NoReturn:
     """Raise what is wrong with a recipe, each problem with the place of its key.
 
     Raises:
@@ -137,39 +144,39 @@ def plan(recipe: Recipe, *, dataset: object = None, eval_dataset: object = None,
     Raises:
         InputError: The recipe, the data or the checkpoint must be mended.
     """
-    if dataset is None and recipe.data.path is None and recipe.data.mix is None:
+    if dataset is None and (recipe.data.path, recipe.data.mix, recipe.data.source_path) == (None, None, None):
         raise InputError("the recipe names no data, got neither data.path nor data.mix; expected data.path=FILE")
     check(recipe)
     objective = OBJECTIVES[recipe.objective]
     tokenizer = models.read_tokenizer(_name_tokenizer(recipe))
-    model = models.make_model(recipe.model, tokenizer, task=objective.task, seed=recipe.seed)
-    _check_model(recipe, model)
-    recipe, isolation = _settle(recipe, model, num_processes)
-    _check_prompts(recipe, tokenizer, models.find_context(model))
-    data = prepare(
-        recipe.data,
-        tokenizer,
-        max_length=int(recipe.data.max_length or 0),
-        seed=recipe.seed,
-        dataset=dataset,
-        eval_dataset=eval_dataset,
+    model = models.make_model(
+        recipe.model, tokenizer, task=objective.task, seed=recipe.seed, quantization=recipe.quantization
     )
+    _check_model(recipe, model)
+    recipe, isolation = _settle(recipe, model, tokenizer, num_processes)
+    _check_prompts(recipe, tokenizer, context_length(model.config))
+    data = feeding.prepare_data(recipe, model, tokenizer, dataset=dataset, eval_dataset=eval_dataset)
     if data.evaluation is None:
         _check_unmeasured(recipe)
     max_steps = _count_steps(recipe, data.train.num_rows)
+    collator = feeding.make_collator(recipe, model, tokenizer, isolation)
+    if recipe.adapter is not None:
+        model = adapting.wrap(model, recipe.adapter, task=objective.task, seed=recipe.seed)
+        first = range(min(recipe.train.global_batch_size, data.train.num_rows or 1))
+        adapting.initialize(model, [collator([data.train[i] for i in first])])
     optimizer = optim.make_optimizer(recipe.optim, model)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    facts = feeding.describe_facts(recipe, model, tokenizer, task=objective.task)
     parts = Parts(
         model=model,
         tokenizer=tokenizer,
         train_dataset=data.train_dataset,
         eval_dataset=data.evaluation,
-        data_collator=Collator(pad, isolation, mask_dtype=model.dtype),
+        data_collator=collator,
         loss=objective.loss,
         optimizer=optimizer,
         scheduler=optim.make_schedule(recipe.schedule, optimizer, max_steps),
     )
-    return Plan(recipe, parts, data, objective, max_steps)
+    return Plan(recipe, parts, data, objective, max_steps, facts)
 
 
 def _name_tokenizer(recipe: Recipe) -> str:
@@ -185,7 +192,7 @@ def _name_tokenizer(recipe: Recipe) -> str:
 def _check_model(recipe: Recipe, model: Any) -> None:
     """Refuse a model that sees the tokens it should predict, or that cannot compute activations again."""
     kind = model.config.model_type
-    if models.sees_ahead(model):
+    if recipe.objective == "causal-lm" and models.sees_ahead(model):
         refuse(recipe, [f"model: {kind} sees the tokens it should predict; a config may need is_decoder: true"])
     if recipe.train.gradient_checkpointing and not model.supports_gradient_checkpointing:
         refuse(recipe, [f"train.gradient_checkpointing: {kind} cannot do it"])
@@ -199,37 +206,41 @@ def _check_unmeasured(recipe: Recipe) -> None:
         refuse(recipe, [f"{key}: there are no evaluation data" for key in idle])
 
 
-def _settle(recipe: Recipe, model: Any, num_processes: int) -> tuple[Recipe, Any]:
+def _settle(recipe: Recipe, model: Any, tokenizer: Any, num_processes: int) -> tuple[Recipe, Any]:
     """Settle what follows from the model and the machine; find how the model keeps packed documents apart."""
-    context = models.find_context(model)
-    max_length = recipe.data.max_length or context
-    if max_length is None:
-        refuse(recipe, ["data.max_length: the model states no context; set it"])
-    elif context is not None and max_length > context:
-        refuse(recipe, [f"data.max_length: {max_length} exceeds the model's context of {context}"])
-    isolation = find_isolation(model) if recipe.data.pack is not False else None
-    if recipe.data.pack and isolation is None:
-        kind = model.config.model_type
-        refuse(recipe, [f"data.pack: {kind} cannot keep packed documents apart; set data.pack: false"])
-    if recipe.data.pack is None and isolation is None:
-        logger.info(f"{model.config.model_type} cannot keep packed documents apart: a row holds one document")
+    try:
+        lengths = feeding.settle_lengths(recipe, model, tokenizer)
+    except InputError as err:
+        refuse(recipe, [str(err)])
+    isolation, pack = None, recipe.data.pack
+    if recipe.objective == "causal-lm" and not has_examples(recipe):
+        isolation = _find_isolation(recipe, model)
+        pack = isolation is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precise = recipe.model.dtype == "float64" or not runtime.has_native_bf16(device)
     settled = {
-        "data": {
-            "max_length": max_length,
-            "pack": isolation is not None,
-            "on_long": recipe.data.on_long or "split",
-        },
+        "data": {**lengths, "pack": pack},
         "optim": {"betas": optim.settle_betas(recipe.optim)},
         "train": {
             "micro_batch_size": _settle_micro(recipe, num_processes),
             "mixed_precision": recipe.train.mixed_precision or ("no" if precise else "bf16"),
         },
+        "eval": {"metrics": list(list_metrics(recipe))},
     }
     for section, values in settled.items():
         recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=values)})
     return recipe, isolation
+
+
+def _find_isolation(recipe: Recipe, model: Any) -> Any:
+    has_virtual = adapting.count_virtual_tokens(recipe.adapter) > 0  # which take away what keeps documents apart
+    isolation = find_isolation(model) if recipe.data.pack is not False and not has_virtual else None
+    kind = f"{recipe.adapter['peft_type']}" if recipe.adapter and has_virtual else model.config.model_type
+    if recipe.data.pack and isolation is None:
+        refuse(recipe, [f"data.pack: {kind} cannot keep packed documents apart; set data.pack: false"])
+    if recipe.data.pack is None and isolation is None:
+        logger.info(f"{kind} cannot keep packed documents apart: a row holds one document")
+    return isolation
 
 
 def _check_prompts(recipe: Recipe, tokenizer: Any, context: int | None) -> None:

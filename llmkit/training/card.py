@@ -9,15 +9,24 @@ from typing import Any
 
 import torch
 
+from llmkit.data import hub
 from llmkit.data.preparing import HeldOut
 from llmkit.decoding.text import Pieces
 from llmkit.loading import Loaded, load
+from llmkit.recipe.rules import has_examples
+from llmkit.recipe.schema import Recipe
 from llmkit.tasks.generation import generate_batch
 from llmkit.training import estimating, measuring
 from llmkit.training.session import Session
 
 SEEDS = (1, 2, 3)  # of the samples
-HEAD = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [llmkit]\n---\n"
+PIPELINES = {  # the hub's word for what a model does
+    "causal-lm": "text-generation",
+    "masked-lm": "fill-mask",
+    "seq2seq": "translation",
+    "classification": "text-classification",
+    "question-answering": "question-answering",
+}
 
 
 def write_card(s: Session, folder: Path) -> str:
@@ -30,14 +39,34 @@ def write_card(s: Session, folder: Path) -> str:
     Returns:
         Markdown, with the front matter that the hub reads.
     """
-    device = str(s.accelerator.device)
-    lm = load(folder, device=device)
     recipe = s.plan.recipe
-    parts = [f"{HEAD}\n# {recipe.name}", recipe.about, _describe_model(s), _describe_data(s)]
-    parts.append(_describe_measures(s, lm))
-    if recipe.eval.generate:
-        parts.append(_show_samples(lm, recipe.eval.generate))
+    parts = [f"{_write_head(recipe)}\n# {recipe.name}", recipe.about, _describe_model(s), _describe_data(s)]
+    if recipe.objective == "causal-lm" and recipe.adapter is None and not has_examples(recipe):
+        lm = load(folder, device=str(s.accelerator.device))
+        parts.append(_describe_measures(s, lm))
+        if recipe.eval.generate:
+            parts.append(_show_samples(lm, recipe.eval.generate))
+    else:
+        parts.append(_list_metrics(s))
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _write_head(recipe: Recipe) -> str:
+    """Write the front matter that the hub reads."""
+    head = [f"library_name: {'transformers' if recipe.adapter is None else 'peft'}"]
+    is_public = recipe.model.name is not None and hub.is_hub_id(recipe.model.name)
+    head += [f"base_model: {recipe.model.name}"] if is_public else []
+    head += [f"pipeline_tag: {PIPELINES[recipe.objective]}", "tags: [llmkit]"]
+    return "---\n" + "\n".join(head) + "\n---\n"
+
+
+def _list_metrics(s: Session) -> str | None:
+    """List what the last evaluation gave."""
+    if not s.state.metrics:
+        return None
+    sizes = ", ".join(f"{len(part.rows):,} rows of {part.origin}" for part in s.plan.data.held_out)
+    rows = [f"| {name} | {value:.4f} |" for name, value in s.state.metrics.items()]
+    return "\n".join([f"## Evaluation\n\nOn {sizes}, held out:\n", "| metric | value |", "|---|---|", *rows])
 
 
 def _describe_model(s: Session) -> str:
@@ -118,7 +147,7 @@ def _measure(s: Session, lm: Loaded, part: HeldOut) -> tuple[float, bytes]:
 
     def forward(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         moved = {k: v.to(lm.model.device) if torch.is_tensor(v) else v for k, v in batch.items()}
-        targets = s.plan.objective.targets(batch["labels"])
+        targets = s.plan.objective.targets(batch)
         text.extend(b"".join(pieces.bytes_of(i, None) for i in targets.tolist()))
         return s.plan.objective.loss(lm.model, moved, 1), targets
 

@@ -10,12 +10,20 @@ from typing import Any, Literal
 import torch
 
 from llmkit import runfolder
-from llmkit.errors import RunError
-from llmkit.training import card, measuring, saving
+from llmkit.errors import InputError, RunError
+from llmkit.evaluation.keys import Task
+from llmkit.training import bases, card, measuring, saving
 from llmkit.training.session import Session, describe_saved
 
 logger = logging.getLogger("llmkit")
 
+# objective -> the task that its model is asked to do in evaluations, and the metrics of answers
+TASKS: Mapping[str, Task] = {
+    "seq2seq": "translation",
+    "classification": "classification",
+    "question-answering": "question-answering",
+}
+ANSWERED = frozenset({"accuracy", "f1_macro", "exact_match", "f1", "bleu", "chrf"})
 End = Literal["done", "signal", "time", "patience"]
 
 
@@ -47,13 +55,39 @@ def _is_multiple(s: Session, every_steps: int | None) -> bool:
 
 
 def catch_up(s: Session) -> End | None:
-    """Do what an interruption left undone at the step that the run goes on from; say why it ends here, if it does."""
+    """Do what an interruption left undone at the step that the run goes on from; say why it ends here, if it does.
+
+    Raises:
+        InputError: The base under the adapter has changed since.
+    """
+    if s.accelerator.is_main_process:
+        _begin_base(s)
     if s.state.step and _is_time_to_measure(s):
         if not evaluate(s):
             return "signal"
         s.saved = None
         save(s)
     return "patience" if _is_out_of_patience(s) and not _is_last(s) else None
+
+
+def _begin_base(s: Session) -> None:
+    """Find the base under the adapter of a run once, before its folder can go; refuse another than a step's."""
+    bases.find_base.cache_clear()
+    base = _find_base(s)
+    if base is None or not s.saved:
+        return
+    facts = runfolder.read_facts(s.folder / "checkpoints" / f"step-{s.saved:06}")
+    if facts.get("base_sha256") not in (None, base.facts["base_sha256"]):
+        name = s.plan.recipe.model.name
+        raise InputError(f"model.name: the weights of {name} have changed since step {s.saved} (their sha256 differs)")
+
+
+def _find_base(s: Session) -> bases.Base | None:
+    """Find the base under the adapter of a run; None where all weights are trained."""
+    recipe = s.plan.recipe
+    if recipe.adapter is None or recipe.model.name is None:
+        return None
+    return bases.find_base(recipe.model.name, s.folder, recipe.model.revision)
 
 
 def _is_out_of_patience(s: Session) -> bool:
@@ -97,12 +131,13 @@ def evaluate(s: Session) -> bool:
     s.model.train()
     if s.flag.number and s.accelerator.num_processes == 1:
         return False
+    measured |= _measure_task(s)
     if not all(map(math.isfinite, measured.values())):
         raise RunError(f"the evaluation at step {s.state.step} gave a loss that is not finite; {describe_saved(s)}")
     samples = []
     if s.accelerator.is_main_process:
         samples = measuring.sample_texts(s.plain_model, s.plan.parts.tokenizer, recipe.eval.generate, recipe.seed)
-    s.state.metrics = {name: value for name, value in measured.items() if name in recipe.eval.metrics}
+    s.state.metrics = {name: value for name, value in measured.items() if name in (recipe.eval.metrics or ())}
     s.tracker.log_evaluation(s.state.step, s.state.metrics, samples)
     if s.state.metrics:
         numbers = ", ".join(f"{name} {value:.4f}" for name, value in s.state.metrics.items())
@@ -111,6 +146,17 @@ def evaluate(s: Session) -> bool:
     if measured:
         _keep_best(s, measured[recipe.eval.best_metric])
     return True
+
+
+def _measure_task(s: Session) -> dict[str, float]:
+    """Answer the held-out examples where a metric is wanted that goes by answers."""
+    recipe, task = s.plan.recipe, TASKS.get(s.plan.recipe.objective)
+    if task is None or not s.held_examples or not set(recipe.eval.metrics or ()) & ANSWERED:
+        return {}
+    most = recipe.eval.num_batches
+    number = None if most is None else most * int(recipe.train.micro_batch_size or 1)
+    parts = s.plan.parts
+    return measuring.evaluate_task(s.plain_model, parts.tokenizer, task, s.held_examples[:number], s.plan.facts)
 
 
 def _read_evaluation(s: Session) -> Iterator[dict[str, Any]]:
@@ -126,7 +172,8 @@ def _read_evaluation(s: Session) -> Iterator[dict[str, Any]]:
 
 
 def _keep_best(s: Session, value: float) -> None:
-    if s.state.best is not None and value >= s.state.best:
+    sign = -1 if s.plan.recipe.eval.best_metric in ANSWERED else 1  # the more the better, or the less
+    if s.state.best is not None and sign * value >= sign * s.state.best:
         s.state.without_better += 1
         return
     s.state.best, s.state.best_step, s.state.without_better = value, s.state.step, 0
@@ -142,6 +189,7 @@ def save(s: Session) -> None:
     if s.saved == s.state.step:
         return
     _check_finite(s)
+    base = _find_base(s) if s.accelerator.is_main_process else None
     saving.save_step(
         s.folder,
         s.state.step,
@@ -150,17 +198,31 @@ def save(s: Session) -> None:
         s.plan.parts.optimizer,
         {"state": dataclasses.asdict(s.state), **s.identity},
         keep=s.plan.recipe.save.keep,
+        facts=_describe(s, base),
+        base=base.config if base is not None else None,
         is_main=s.accelerator.is_main_process,
     )
     s.accelerator.wait_for_everyone()
     s.saved = s.state.step
 
 
+def _describe(s: Session, base: bases.Base | None) -> dict[str, object]:
+    """Collect what use has to know of training."""
+    known = {
+        "task": s.plan.objective.task,
+        "max_length": s.plan.recipe.data.max_length,
+        **s.plan.facts,
+        "step": s.state.step,
+        "metrics": s.state.metrics,
+    }
+    return {**known, **(base.facts if base is not None else {})}
+
+
 def _check_finite(s: Session) -> None:
-    sums = torch.stack([p.detach().sum() for p in s.plain_model.parameters()])
-    if bool(torch.isfinite(sums).all()):
+    trained = [(name, p.detach()) for name, p in s.plain_model.named_parameters() if p.requires_grad]
+    if bool(torch.isfinite(torch.stack([p.sum() for _, p in trained])).all()):
         return
-    broken = next((n for n, p in s.plain_model.named_parameters() if not torch.isfinite(p).all()), None)
+    broken = next((name for name, p in trained if not torch.isfinite(p).all()), None)
     if broken is not None:
         raise RunError(f"the weight {broken} is not finite after step {s.state.step}; {describe_saved(s)}")
 
@@ -197,20 +259,16 @@ def keep_model(
     Raises:
         RunError: The disk is full.
     """
-    known = {
-        "task": s.plan.objective.task,
-        "max_length": s.plan.recipe.data.max_length,
-        "step": s.state.step,
-        "metrics": s.state.metrics,
-    }
+    base = _find_base(s) if s.accelerator.is_main_process else None
     saving.save_checkpoint(
         s.folder / part,
         s.plain_model,
         s.plan.parts.tokenizer,
-        {**known, **facts},
+        {**_describe(s, base), **facts},
         dtype=dtype,
         generation_config=generation_config,
         complete=complete,
+        base=base.config if base is not None else None,
         is_main=s.accelerator.is_main_process,
     )
     s.accelerator.wait_for_everyone()

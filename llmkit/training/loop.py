@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from llmkit import runtime
 from llmkit.errors import LlmkitError, RunError
-from llmkit.training import keeping, optim
+from llmkit.training import adapting, keeping, optim
 from llmkit.training.session import Outcome, Session, describe_saved
 
 logger = logging.getLogger("llmkit")
@@ -96,11 +96,12 @@ def take_step(s: Session, batches: list[dict[str, Any]], previous: Outcome | Non
     The one small collective of a step sums its targets, the loss of the step before, and who has a signal.
     """
     objective, accelerator, parts = s.plan.objective, s.accelerator, s.plan.parts
-    targets = sum(objective.targets(batch["labels"]).numel() for batch in batches)
+    targets = sum(objective.targets(batch).numel() for batch in batches)
     shared = s.share(float(targets), previous.loss if previous else 0.0, float(s.flag.number > 0))
     if previous is not None:
         previous.loss = shared[1]
-    step, num_targets, loss = s.state.step + 1, shared[0], torch.zeros_like(shared[0])
+    # a step may have no target, where masked-lm hides nothing of short rows: its loss is 0 then
+    step, num_targets, loss = s.state.step + 1, shared[0].clamp(min=1), torch.zeros_like(shared[0])
     for i, batch in enumerate(batches):
         if s.flag.number and accelerator.num_processes == 1:
             return None
@@ -111,9 +112,12 @@ def take_step(s: Session, batches: list[dict[str, Any]], previous: Outcome | Non
             part = s.compute_loss(batch, num_targets)
             accelerator.backward(part * accelerator.num_processes)  # gradients are averaged; the loss is a sum
         loss = loss + part.detach()
+    adapting.before_step(s.plain_model)
     norm = accelerator.clip_grad_norm_(s.model.parameters(), s.plan.recipe.train.max_grad_norm)
     outcome = Outcome(step, float(parts.scheduler.get_last_lr()[0]), loss, norm, num_targets, stopped=shared[2])
     _update(parts.optimizer, broken=~torch.isfinite(loss + norm))
+    adapting.after_step(s.plain_model, step)
+    parts.optimizer.zero_grad()
     optim.set_step(parts.scheduler, step)
     return outcome
 
@@ -127,7 +131,6 @@ def _update(optimizer: torch.optim.Optimizer, broken: torch.Tensor) -> None:
         del optimizer.found_inf
     elif not bool(broken):
         optimizer.step()
-    optimizer.zero_grad()
 
 
 def settle(s: Session, outcome: Outcome | None, *, reduced: bool = False) -> None:

@@ -1,12 +1,16 @@
 """What is measured while a model trains: its loss on held-out rows, and texts that it continues."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from llmkit.data.examples import Example
 from llmkit.decoding.text import Pieces
+from llmkit.evaluation.evaluating import measure
+from llmkit.evaluation.keys import Task
+from llmkit.evaluation.planning import plan_examples
 from llmkit.loading import Loaded
 from llmkit.tasks.generation import generate_batch
 
@@ -29,7 +33,7 @@ def count_bytes(tokenizer: Any) -> torch.Tensor:
 def evaluate_loss(
     forward: Callable[[dict[str, Any]], tuple[torch.Tensor, torch.Tensor]],
     batches: Iterable[dict[str, Any]],
-    num_bytes: torch.Tensor,
+    num_bytes: torch.Tensor | None,
     share: Callable[..., torch.Tensor],
 ) -> dict[str, float]:
     """Measure a model on batches: every target counts once, whatever batch it stands in.
@@ -40,25 +44,49 @@ def evaluate_loss(
     Args:
         forward: Computes a batch: its summed nll in nats, Shape: (), and its targets, Shape: (targets,).
         batches: What this process measures.
-        num_bytes: Bytes of each id, Shape: (vocabulary,).
+        num_bytes: Bytes of each id, Shape: (vocabulary,); None where targets are no tokens.
         share: Sums numbers over all processes.
 
     Returns:
-        loss (nats a target), perplexity and bits_per_byte.
+        loss (nats a target; of values what classification_loss says), and of tokens perplexity and bits_per_byte.
     """
     nll, count, size = 0.0, 0, 0
     with torch.no_grad():
         for batch in batches:
             batch_nll, targets = forward(batch)
             nll, count = nll + float(batch_nll), count + targets.numel()
-            size += int(num_bytes[targets.cpu()].sum())
+            size += int(num_bytes[targets.cpu()].sum()) if num_bytes is not None else 0
     nll, targets_seen, bytes_seen = share(nll, float(count), float(size)).tolist()
     loss = nll / max(targets_seen, 1.0)
+    if num_bytes is None:
+        return {"loss": loss}
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
         "bits_per_byte": nll / math.log(2) / max(bytes_seen, 1.0),
     }
+
+
+def evaluate_task(
+    model: Any, tokenizer: Any, task: Task, examples: Sequence[Example], facts: Mapping[str, object]
+) -> dict[str, float]:
+    """Answer examples with the model as it stands, as `llmkit evaluate` does; its mode stays as it was.
+
+    Args:
+        model: The model itself.
+        tokenizer: Its tokenizer.
+        task: What it is asked to do.
+        examples: What it is asked.
+        facts: What its llmkit.json is to say.
+
+    Returns:
+        The task's metrics, exact_match, f1, bleu and chrf from 0 to 100, accuracy and f1_macro from 0 to 1.
+    """
+    training = model.training
+    model.eval()
+    found = measure(plan_examples(task, examples), Loaded(model, tokenizer, "", dict(facts)))
+    model.train(training)
+    return dict(found.metrics)
 
 
 def sample_texts(model: Any, tokenizer: Any, prompts: list[str], seed: int) -> list[dict[str, str]]:

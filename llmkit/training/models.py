@@ -32,6 +32,8 @@ OWN_KWARGS = {
     "trust_remote_code",
     "use_safetensors",
 }
+# the tasks whose head a checkpoint need not have, as it is trained anew
+NEW_HEADS = ("classification", "question-answering")
 # older names of keys that configs with rotary positions still take
 ROTARY_KEYS = {"rope_theta", "rope_scaling"}
 
@@ -96,35 +98,66 @@ def _list_keys(kind: str) -> set[str]:
     with runtime.quiet():
         plain = transformers.AutoConfig.for_model(kind)
     keys = {*plain.to_dict(), *inspect.signature(type(plain)).parameters, *plain.attribute_map, "model_type"}
+    keys |= {"decoder_start_token_id"} if plain.is_encoder_decoder else set()  # of which T5 states nothing
     return keys | (ROTARY_KEYS if "rope_parameters" in keys else set())
 
 
-def make_model(spec: ModelSpec, tokenizer: Any, *, task: str, seed: int) -> Any:
+def make_model(
+    spec: ModelSpec, tokenizer: Any, *, task: str, seed: int, quantization: Mapping[str, Any] | None = None
+) -> Any:
     """Make the model of a run: the checkpoint's weights, or new ones drawn with the seed, on the CPU.
+
+    A head that a checkpoint lacks is drawn with the seed too, for the tasks that begin with a new one.
 
     Raises:
         InputError: The checkpoint or the config cannot be used with this tokenizer.
     """
+    torch.manual_seed(seed)
     if spec.name is not None:
-        return _load(spec, tokenizer, task)
-    config = dict(spec.config or {})
+        return _load(spec, tokenizer, task, quantization)
+    config = {**describe_labels(spec), **(spec.config or {})}
     for key, value in {"vocab_size": len(tokenizer), **_special_ids(tokenizer)}.items():
         if config.setdefault(key, value) != value:
             raise InputError(f"model.config.{key}: the tokenizer has {value}, got {config[key]}; leave it out")
     auto = getattr(transformers, AUTO_CLASSES[task])
     more = {} if spec.attn_implementation is None else {"attn_implementation": spec.attn_implementation}
-    torch.manual_seed(seed)
     try:
         with runtime.quiet():
             made = transformers.AutoConfig.for_model(**config)
+            if made.is_encoder_decoder:
+                _settle_decoder(made, config)
             return auto.from_config(made, dtype=getattr(torch, spec.dtype), trust_remote_code=False, **more)
     except Exception as err:  # as above; a model may refuse what its config allows
         raise InputError(f"model.config: {config['model_type']} cannot be built: {_join_lines(err)}") from err
 
 
-def _load(spec: ModelSpec, tokenizer: Any, task: str) -> Any:
+def _settle_decoder(config: Any, given: Mapping[str, Any]) -> None:
+    """Settle what a decoder begins with: the padding id, as T5's and Marian's do, where the recipe does not say."""
+    if config.pad_token_id is None:
+        config.pad_token_id = config.eos_token_id
+    config.decoder_start_token_id = given.get("decoder_start_token_id", config.pad_token_id)
+    config.forced_eos_token_id = given.get("forced_eos_token_id")  # of another vocabulary, in the defaults of BART
+
+
+def describe_labels(spec: ModelSpec) -> dict[str, Any]:
+    """Give the keys of a config that the labels of a recipe decide; none where it states none."""
+    facts: dict[str, Any] = {} if spec.problem_type is None else {"problem_type": spec.problem_type}
+    if spec.labels is not None:
+        facts |= {"num_labels": len(spec.labels), "id2label": dict(enumerate(spec.labels))}
+        facts["label2id"] = {label: i for i, label in enumerate(spec.labels)}
+    return facts
+
+
+def _load(spec: ModelSpec, tokenizer: Any, task: str, quantization: Mapping[str, Any] | None) -> Any:
+    few_bits = {} if quantization is None else {"quantization_config": transformers.BitsAndBytesConfig(**quantization)}
     model = load(
-        str(spec.name), task=task, dtype="float32", device="cpu", revision=spec.revision, kwargs=spec.kwargs
+        str(spec.name),
+        task=task,
+        dtype="float32",
+        device="cpu",
+        revision=spec.revision,
+        kwargs={**describe_labels(spec), **few_bits, **spec.kwargs},
+        new_head=task in NEW_HEADS,
     ).model
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         rows = model.get_input_embeddings().weight.shape[0]
@@ -136,7 +169,7 @@ def _load(spec: ModelSpec, tokenizer: Any, task: str) -> Any:
             model.set_attn_implementation(spec.attn_implementation)
         except (ValueError, ImportError) as err:
             raise InputError(f"model.attn_implementation: {_join_lines(err)}") from err
-    return model.to(getattr(torch, spec.dtype))
+    return model if few_bits else model.to(getattr(torch, spec.dtype))
 
 
 def _special_ids(tokenizer: Any) -> dict[str, int | None]:
@@ -144,12 +177,6 @@ def _special_ids(tokenizer: Any) -> dict[str, int | None]:
     if ids["eos_token_id"] is None:
         ids["eos_token_id"] = end_of_text(tokenizer)
     return ids
-
-
-def find_context(model: Any) -> int | None:
-    """Find the longest sequence, in tokens, that a model has positions for; None where it knows no bound."""
-    length = getattr(model.config, "max_position_embeddings", None)
-    return int(length) if isinstance(length, int) and length > 0 else None
 
 
 def sees_ahead(model: Any) -> bool:

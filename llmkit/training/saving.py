@@ -1,6 +1,7 @@
 """Checkpoints of a run: written so that plain transformers loads them and training goes on from them, bit for bit.
 
     step-000200/  config.json  model.safetensors  tokenizer.json ...  state/optimizer.safetensors  state/state.json
+    step-000200/  adapter_config.json  adapter_model.safetensors  ...  state/adapter.safetensors ...   with an adapter
 
 The functions take the model itself, not what DDP or torch.compile put around it (their parameters are the same), and
 every process calls them: shards are gathered by all, process 0 writes. The optimizer's state goes by the names of the
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -23,6 +25,7 @@ from transformers import GenerationConfig
 from llmkit import runtime
 from llmkit.errors import DamagedError
 from llmkit.runfolder import DISK, Disk, naming_full_disk, prune, publish
+from llmkit.training import adapter_state
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -36,6 +39,8 @@ def save_step(
     state: Mapping[str, object],
     *,
     keep: int,
+    facts: Mapping[str, object] | None = None,
+    base: Mapping[str, object] | None = None,
     is_main: bool = True,
     disk: Disk = DISK,
 ) -> Path:
@@ -49,6 +54,8 @@ def save_step(
         optimizer: Its state is saved with the names of the model's parameters.
         state: What else the run goes on with, as JSON.
         keep: Step folders that stay, this one among them.
+        facts: What use has to know of training, written to llmkit.json; None writes none.
+        base: Keys of adapter_config.json that name the base under an adapter.
         is_main: Whether this process writes; the others help to gather.
         disk: How the disk is changed.
 
@@ -59,11 +66,16 @@ def save_step(
         RunError: The disk is full; the steps before are intact.
     """
     target = run / "checkpoints" / f"step-{step:06}"
-    weights, (tensors, scalars) = _gather_weights(model), _gather_optimizer(model, optimizer)
+    write, (tensors, scalars) = _gather_model(model, tokenizer, base=base), _gather_optimizer(model, optimizer)
+    trained = adapter_state.gather_state(model) if isinstance(model, PeftModel) else None
 
     def fill(folder: Path) -> None:
-        _write_model(folder, model, weights, tokenizer)
+        write(folder)
+        if facts is not None:
+            _write_json(folder / "llmkit.json", facts)
         (folder / "state").mkdir()
+        if trained is not None:
+            save_file(trained, folder / "state" / "adapter.safetensors")
         save_file(tensors, folder / "state" / "optimizer.safetensors")
         _write_json(folder / "state" / "state.json", {"step": step, "run": dict(state), "optimizer": scalars})
 
@@ -85,6 +97,7 @@ def save_checkpoint(
     dtype: torch.dtype | None = None,
     generation_config: Mapping[str, object] | None = None,
     complete: Callable[[Path], None] | None = None,
+    base: Mapping[str, object] | None = None,
     is_main: bool = True,
     disk: Disk = DISK,
 ) -> None:
@@ -98,23 +111,19 @@ def save_checkpoint(
         dtype: The type in which the weights are stored; None: as they are.
         generation_config: Keys of GenerationConfig that are stored with it.
         complete: Is given the folder, whole but not yet in its place, and may add files.
+        base: Keys of adapter_config.json that name the base under an adapter.
         is_main: Whether this process writes; the others help to gather.
         disk: How the disk is changed.
 
     Raises:
         RunError: The disk is full; what was there is intact.
     """
-    weights = _gather_weights(model)
+    write = _gather_model(model, tokenizer, dtype=dtype, base=base)
 
     def fill(folder: Path) -> None:
-        _write_model(folder, model, weights if dtype is None else _cast(weights, dtype), tokenizer)
-        if dtype is not None:  # save_pretrained states the type of the model, not of the weights that it is given
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            _write_json(folder / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
+        write(folder)
         if generation_config:
-            path = folder / "generation_config.json"
-            kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            GenerationConfig.from_dict({**kept, **generation_config}).save_pretrained(folder)
+            _write_generation_config(folder, model, generation_config)
         _write_json(folder / "llmkit.json", facts)
         if complete is not None:
             complete(folder)
@@ -139,19 +148,65 @@ def load_step(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> dic
         DamagedError: The step is that of another model or optimizer.
     """
     kept = json.loads((folder / "state" / "state.json").read_text(encoding="utf-8"))
-    weights = _read_weights(folder, model)
+    adapter = adapter_state.check_state(folder, model) if isinstance(model, PeftModel) else None
+    weights = {} if adapter is not None else _read_weights(folder, model)
     tensors = load_file(folder / "state" / "optimizer.safetensors")
     state = _arrange_optimizer(folder, model, optimizer, tensors, kept["optimizer"])
-    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+    if adapter is not None:
+        _set_trained(model, adapter)
+        adapter_state.restore_state(folder, model, adapter)
+    else:
+        set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
     optimizer.load_state_dict(state)
     loaded: dict[str, Any] = kept["run"]
     return loaded
 
 
-def _write_model(folder: Path, model: Any, weights: Mapping[str, torch.Tensor], tokenizer: Any) -> None:
-    with runtime.quiet():
-        model.save_pretrained(folder, state_dict=dict(weights))
-        tokenizer.save_pretrained(folder)
+def _set_trained(model: torch.nn.Module, adapter: Mapping[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(_shard(adapter[f"trained/{name}"], parameter))
+
+
+def _gather_model(
+    model: Any, tokenizer: Any, *, dtype: torch.dtype | None = None, base: Mapping[str, object] | None = None
+) -> Callable[[Path], None]:
+    """Gather what is stored of a model on all processes; return what writes it on one.
+
+    Args:
+        model: The model itself; of a peft model the adapter is stored alone.
+        tokenizer: Saved beside it.
+        dtype: The type in which it is stored; None: as it is.
+        base: Keys of adapter_config.json that name the base under an adapter.
+    """
+    if isinstance(model, PeftModel):
+        values, tensors = adapter_state.gather_plain(model)
+        tensors = tensors if dtype is None else _cast(tensors, dtype)
+    else:
+        weights = _gather_weights(model)
+        weights = weights if dtype is None else _cast(weights, dtype)
+
+    def write(folder: Path) -> None:
+        with runtime.quiet():
+            tokenizer.save_pretrained(folder)
+            if isinstance(model, PeftModel):
+                adapter_state.write_plain(folder, values, tensors, base)
+                return
+            model.save_pretrained(folder, state_dict=dict(weights))
+        if dtype is not None:  # save_pretrained states the type of the model, not of the weights that it is given
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            _write_json(folder / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
+
+    return write
+
+
+def _write_generation_config(folder: Path, model: Any, settings: Mapping[str, object]) -> None:
+    """Store keys of GenerationConfig above those that the model has; beside an adapter there is none yet."""
+    path = folder / "generation_config.json"
+    own = getattr(model, "generation_config", None)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else own.to_diff_dict() if own else {}
+    GenerationConfig.from_dict({**kept, **settings}).save_pretrained(folder)
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -1,6 +1,7 @@
 """What a run holds while it trains, and how far it is."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from llmkit.data.examples import Example
 from llmkit.training import measuring
 from llmkit.training.building import Plan
 from llmkit.training.stopping import StopFlag
@@ -67,9 +69,15 @@ class Session:
     saved: int | None = None  # the newest checkpoint
 
     @functools.cached_property
-    def num_bytes(self) -> torch.Tensor:
-        """The bytes of each id of the vocabulary, Shape: (vocabulary,)."""
-        return measuring.count_bytes(self.plan.parts.tokenizer)
+    def num_bytes(self) -> torch.Tensor | None:
+        """The bytes of each id of the vocabulary, Shape: (vocabulary,); None where targets are no tokens."""
+        return measuring.count_bytes(self.plan.parts.tokenizer) if self.plan.objective.predicts_tokens else None
+
+    @functools.cached_property
+    def held_examples(self) -> Sequence[Example]:
+        """The examples behind the rows to evaluate on; none of documents."""
+        read = self.plan.data.read_held
+        return [] if read is None else read()
 
     @property
     def plain_model(self) -> Any:
@@ -93,7 +101,7 @@ class Session:
 
     def measure(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the summed nats of a batch, Shape: (), and list its targets, Shape: (targets,)."""
-        return self.compute_loss(batch, 1), self.plan.objective.targets(batch["labels"])
+        return self.compute_loss(batch, 1), self.plan.objective.targets(batch)
 
 
 def describe_saved(s: Session) -> str:

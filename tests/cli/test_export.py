@@ -61,3 +61,39 @@ def test_export_safetensors_ends_with_1_when_a_pickle_is_malicious(ck, llmkit_cl
         "pytorch_model.bin: it asks for posix.system, which is no tensor\n"
     )
     assert os.listdir(".") == ["ck"]
+
+
+# merge
+
+
+def test_export_merge_refuses_a_folder_that_exists(ck, llmkit_cli):
+    assert llmkit_cli("export", "merge", "ck", "ck") == (
+        2,
+        "",
+        "llmkit: error: ck exists already; expected a new folder\n",
+    )
+
+
+def test_export_merge_refuses_what_is_no_adapter(make_checkpoint, tmp_path, llmkit_cli):
+    folder = make_checkpoint("gpt2")
+    code, out, err = llmkit_cli("export", "merge", folder, tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert err == f"llmkit: error: {folder} is no adapter; expected a run with one, or its folder\n"
+
+
+def test_export_merge_says_what_cannot_be_merged(make_checkpoint, tmp_path, llmkit_cli):
+    from conftest import byte_level_tokenizer
+    from small_adapters import describe, lay
+
+    from llmkit.training import saving
+
+    base = make_checkpoint("gpt2")
+    facts, config = describe(base)
+    saving.save_checkpoint(tmp_path / "ad", lay(base, "prefix"), byte_level_tokenizer(), facts, base=config)
+    code, out, err = llmkit_cli("export", "merge", tmp_path / "ad", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"llmkit: error: {tmp_path / 'ad'} cannot be merged: "
+        "PREFIX_TUNING adds tokens to a text and changes no weight\n"
+    )
+    assert not (tmp_path / "out").exists()

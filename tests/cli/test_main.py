@@ -15,11 +15,13 @@ COMMANDS = [
     ("generate",),
     ("chat",),
     ("pretrain",),
+    ("finetune",),
     ("recipes",),
     ("data",),
     ("doctor",),
     ("export",),
     ("export", "safetensors"),
+    ("export", "merge"),
 ]
 
 

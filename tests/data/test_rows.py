@@ -146,6 +146,76 @@ def test_rows_of_a_stream_are_those_of_the_store(case):
             ]
 
 
+def cut_slowly(lengths, max_length, on_long):
+    """The rows of documents that don't overlap, each as (document, first place, end), one after the other."""
+    rows = []
+    for document, length in enumerate(lengths):
+        if length > max_length and on_long == "drop":
+            continue
+        for start in range(0, length, max_length):
+            if start == 0 or on_long == "split":
+                rows.append((document, start, min(start + max_length, length)))
+    return rows
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    case=cases(),
+    held=st.integers(0, 5),
+    bounds=st.tuples(st.integers(0, 14), st.integers(0, 14)),
+    num_special=st.integers(0, 3),
+)
+def test_rows_without_overlap_hold_each_token_once(case, held, bounds, num_special):
+    max_length, lengths = case
+    first, stop = sorted(min(bound, len(lengths)) for bound in bounds)
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder, "s"), lengths)
+        for on_long in ("cut", "split", "drop"):
+            rows = TokenRows(
+                store,
+                max_length=max_length - 1 + num_special,  # so rows of one token too
+                on_long=on_long,
+                pack=False,
+                documents=range(first, stop),
+                overlap=0,
+                num_special=num_special,
+            )
+            spans = cut_slowly(lengths[first:stop], max_length - 1, on_long)
+            starts = store.starts[first:]
+            wanted = [store.read(int(starts[d]) + a, b - a).tolist() for d, a, b in spans]
+            assert [row["input_ids"].tolist() for row in rows] == wanted, on_long
+            assert all(not row["document_ids"].any() for row in rows)
+            assert all(len(row["document_ids"]) == len(row["input_ids"]) for row in rows)
+            assert [rows.where(i) for i in range(len(rows))] == [f"a.txt document {first + d + 1}" for d, _, _ in spans]
+            assert rows.num_first == 0
+            fates = rows.num_targets + rows.num_cut + rows.num_dropped_tokens
+            assert (rows.num_targets, fates) == (sum(map(len, wanted)), sum(lengths[first:stop]))
+            others, last = rows.split(held)
+            assert (len(last), [*others, *last] == []) == (min(held, len(rows)), not wanted)
+            assert [row["input_ids"].tolist() for part in (others, last) for row in part] == wanted
+            assert last.num_targets == sum(map(len, wanted[len(others) :]))
+            assert others.num_targets + last.num_targets == rows.num_targets
+            tokens = {token for row in wanted for token in row}
+            assert [rows.has_target(token) for token in range(20)] == [token in tokens for token in range(20)]
+
+
+def test_rows_without_overlap_are_cut_side_by_side(tmp_path):
+    store = make_store(tmp_path / "s", [3, 1, 9])
+    rows = TokenRows(store, max_length=4, on_long="split", pack=False, overlap=0)
+    assert [row["input_ids"].tolist() for row in rows] == [[0, 1, 2], [3], [4, 5, 6, 7], [8, 9, 10, 11], [12]]
+    assert rows.num_targets == 13
+    roomy = TokenRows(store, max_length=6, on_long="split", pack=False, overlap=0, num_special=2)
+    assert (roomy.max_length, [row["input_ids"].tolist() for row in roomy]) == (
+        4,
+        [row["input_ids"].tolist() for row in rows],
+    )
+
+
+def test_packed_rows_without_overlap_are_not_made(tmp_path):
+    with pytest.raises(AssertionError, match="packed rows without an overlap"):
+        TokenRows(make_store(tmp_path / "s", [3]), max_length=4, on_long="split", pack=True, overlap=0)
+
+
 def test_packed_rows_overlap_by_one_token(tmp_path):
     rows = TokenRows(make_store(tmp_path / "s", [3, 6]), max_length=4, on_long="split", pack=True)
     assert [row["input_ids"].tolist() for row in rows] == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8]]
@@ -214,6 +284,32 @@ def test_max_length_of_one_is_refused(tmp_path):
     with pytest.raises(InputError) as caught:
         TokenRows(make_store(tmp_path / "s", [3]), max_length=1, on_long="split", pack=True)
     assert str(caught.value).startswith("data.max_length: a row needs a token and the next one, got 1")
+
+
+@pytest.mark.parametrize(
+    ("max_length", "num_special", "message"),
+    [
+        (0, 0, "a row needs a token, got 0; expected 1 or more"),
+        (2, 2, "a row needs a token beside 2 special ones, got 2; expected 3 or more"),
+    ],
+)
+def test_max_length_that_leaves_no_room_is_refused(tmp_path, max_length, num_special, message):
+    store, options = make_store(tmp_path / "s", [3]), {"on_long": "split", "pack": False, "overlap": 0}
+    with pytest.raises(InputError) as caught:
+        TokenRows(store, max_length=max_length, num_special=num_special, **options)
+    assert str(caught.value) == f"data.max_length: {message}"
+    rows = TokenRows(store, max_length=max_length + 1, num_special=num_special, **options)
+    assert [row["input_ids"].tolist() for row in rows] == [[0], [1], [2]]
+
+
+def test_long_document_is_told_with_its_special_tokens(tmp_path):
+    store = make_store(tmp_path / "s", [3, 9, 5, 4])
+    options = {"on_long": "error", "pack": False, "overlap": 0, "num_special": 2}
+    with pytest.raises(InputError) as caught:
+        TokenRows(store, max_length=6, **options)
+    message = "2 of 4 examples exceed 6 tokens (longest 11); set data.max_length: 11 or data.on_long: cut|split|drop"
+    assert str(caught.value) == message
+    assert len(TokenRows(store, max_length=11, **options)) == 4
 
 
 def test_where_names_source_and_documents(tmp_path):

@@ -1,13 +1,19 @@
 """Tokenizers: any text comes back, the same files give the same bytes, and a folder is never overwritten unasked."""
 
+import itertools
 import json
+import re
 
+import numpy as np
 import pytest
 
 from llmkit.data import tokenizers
+from llmkit.data.denoising import Denoiser
 from llmkit.data.ledger import Counts
+from llmkit.data.masking import Masker
 from llmkit.data.sources import Document, read_documents
 from llmkit.data.tokenizers import PIECE, _begin_mixture, _leave_last, _mix, _read_pieces, train_tokenizer
+from llmkit.encoding.segments import find_frame
 from llmkit.errors import InputError, RunError
 from llmkit.recipe.schema import DataSpec, SourceSpec
 
@@ -70,6 +76,156 @@ def test_train_tokenizer_notes_that_the_files_give_fewer_tokens(files, tmp_path,
     train_tokenizer(files, tmp_path / "tok", 5000)
     tokens = len(json.loads((tmp_path / "tok/tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
     assert notes == [f"the files give {tokens} tokens, not 5,000"]
+
+
+ANY_TEXT = [
+    *TEXTS,
+    " two  spaces ",
+    "\r\n\ttab\r",
+    "🤖👩‍👩‍👧 e\u0301 ﬁ \u3000全角ＡＢ",
+    "a<|endoftext|>b[MASK] [CLS]c <extra_id_7>x [sep]",
+    "don't . , ? x",
+    "",
+]
+SENTINELS = [f"<extra_id_{i}>" for i in range(100)]
+
+
+def load_tokenizer(files, out, objective, vocab_size=500):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(train_tokenizer(files, out, vocab_size, objective=objective))
+
+
+@pytest.mark.parametrize("objective", ["causal-lm", "masked-lm", "seq2seq"])
+def test_tokenizer_of_each_objective_round_trips_any_text(files, tmp_path, objective):
+    tokenizer = load_tokenizer(files, tmp_path / "tok", objective)
+    for text in ANY_TEXT:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert tokenizer.decode(ids) == text
+        before, after = {"masked-lm": ("[CLS]", "[SEP]"), "seq2seq": ("", "<|endoftext|>")}.get(objective, ("", ""))
+        framed = tokenizer(text).input_ids
+        assert tokenizer.decode(framed) == before + text + after
+        if text not in (ANY_TEXT[-3], ""):
+            assert tokenizer.decode(framed, skip_special_tokens=True) == text
+    assert len(tokenizer) == len(set(tokenizer.get_vocab().values())) == max(tokenizer.get_vocab().values()) + 1
+    assert len(tokenizer.tokenize("人工智能的未来是什么")) == 1
+    assert len(tokenizer.tokenize(" little")) == 1
+
+
+def test_tokenizer_for_masked_lm_frames_texts_and_is_masked(files, tmp_path):
+    tokenizer = load_tokenizer(files, tmp_path / "tok", "masked-lm")
+    roles = (tokenizer.pad_token, tokenizer.unk_token, tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token)
+    assert roles == ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    assert tokenizer.convert_tokens_to_ids(roles) == [0, 1, 2, 3, 4]
+    assert (tokenizer.bos_token, tokenizer.eos_token) == (None, None)
+    frame = find_frame(tokenizer)
+    assert (frame.before, frame.after, frame.types) == ([(2, 0)], [(3, 0)], (0, 0))
+    pair = find_frame(tokenizer, pair=True)
+    assert (pair.before, pair.between, pair.after, pair.types) == ([(2, 0)], [(3, 0)], [(3, 0)], (0, 0))
+    assert sorted(tokenizer(TEXTS[0])) == ["attention_mask", "input_ids"]
+    for whole_word, text in itertools.product((False, True), TEXTS):
+        masker = Masker(tokenizer, seed=0, whole_word=whole_word, probability=0.5)
+        ids = np.array(tokenizer(text, add_special_tokens=False).input_ids)
+        masked = masker({"input_ids": ids}, 0)
+        restored = np.where(masked["labels"] == -100, masked["input_ids"], masked["labels"])
+        assert tokenizer.decode(restored) == f"[CLS]{text}[SEP]"
+        assert 4 in masked["input_ids"]
+
+
+def test_tokenizer_for_seq2seq_ends_texts_and_has_sentinels(files, tmp_path):
+    tokenizer = load_tokenizer(files, tmp_path / "tok", "seq2seq")
+    assert (tokenizer.pad_token, tokenizer.eos_token, tokenizer.bos_token) == ("<pad>", "<|endoftext|>", None)
+    assert tokenizer.convert_tokens_to_ids(["<pad>", "<|endoftext|>", *SENTINELS]) == list(range(102))
+    assert tokenizer.extra_special_tokens == SENTINELS
+    assert tokenizer("<extra_id_42>", add_special_tokens=False).input_ids == [44]
+    frame = find_frame(tokenizer)
+    assert (frame.before, frame.after, frame.types) == ([], [(1, 0)], (0, 0))
+    assert find_frame(tokenizer, pair=True).between == [(1, 0)]
+    assert sorted(tokenizer(TEXTS[0])) == ["attention_mask", "input_ids"]
+    denoiser = Denoiser(tokenizer, seed=0)
+    assert (denoiser.sentinels.tolist(), denoiser.end) == (list(range(2, 102)), 1)
+    for text in TEXTS:
+        row = denoiser({"input_ids": np.array(tokenizer(text, add_special_tokens=False).input_ids)}, 0)
+        parts = [
+            re.split(r"<extra_id_\d+>", tokenizer.decode(row[key]).removesuffix("<|endoftext|>"))
+            for key in ("input_ids", "labels")
+        ]
+        assert "".join(a + b for a, b in zip(parts[0], [*parts[1][1:], ""], strict=True)) == text
+
+
+def test_tokenizer_for_causal_lm_is_the_default_and_frames_nothing(files, tmp_path):
+    written = []
+    for name, options in (("one", {}), ("two", {"objective": "causal-lm"})):
+        out = train_tokenizer(files, tmp_path / name, 300, **options)
+        written.append({p.name: p.read_bytes() for p in out.iterdir()})
+    assert written[0] == written[1]
+    content = json.loads(written[0]["tokenizer.json"])
+    assert content["post_processor"]["special_tokens"] == {}
+    assert [token["content"] for token in content["added_tokens"]] == ["<|endoftext|>"]
+    config = json.loads(written[0]["tokenizer_config.json"])
+    assert {"extra_special_tokens", "model_input_names", "pad_token"} & set(config) == set()
+
+
+@pytest.mark.parametrize("objective", ["masked-lm", "seq2seq"])
+def test_tokenizer_of_each_objective_is_the_same_bytes_for_the_same_files(files, tmp_path, objective):
+    written = []
+    for name in ("one", "two"):
+        out = train_tokenizer(files, tmp_path / name, 400, objective=objective)
+        written.append({p.name: p.read_bytes() for p in out.iterdir()})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"tokenizer.json", "tokenizer_config.json"}
+
+
+@pytest.mark.parametrize(("objective", "number"), [("masked-lm", 5), ("seq2seq", 102)])
+def test_vocabulary_counts_the_special_tokens_of_its_objective(files, tmp_path, objective, number):
+    least = 256 + number
+    assert refused(InputError, files, tmp_path / "tok", least - 1, objective=objective) == (
+        f"vocab_size must hold 256 bytes and {number} special tokens, got {least - 1}; expected {least} or more"
+    )
+    assert len(load_tokenizer(files, tmp_path / "tok", objective, least)) == least
+
+
+def test_train_tokenizer_refuses_another_objective(files, tmp_path):
+    assert refused(InputError, files, tmp_path / "tok", 500, objective="masked") == (
+        "no tokenizer is made for objective 'masked'; expected causal-lm, masked-lm or seq2seq"
+    )
+
+
+def special_tokens(folder):
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    return [token["content"] for token in content["added_tokens"]]
+
+
+def test_data_tokenizer_takes_the_objective(files, tmp_path, llmkit_cli):
+    call = ("data", "tokenizer", "a.txt", "--vocab-size", "400", "--quiet", "-o")
+    assert llmkit_cli(*call, "tok", "--for", "masked-lm") == (0, "tok\n", "")
+    assert special_tokens(tmp_path / "tok") == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert llmkit_cli(*call, "other", "--for", "seq2seq") == (0, "other\n", "")
+    assert special_tokens(tmp_path / "other") == ["<pad>", "<|endoftext|>", *SENTINELS]
+    assert llmkit_cli(*call, "third", "--for", "gpt") == (
+        2,
+        "",
+        "llmkit: error: no tokenizer is made for objective 'gpt'; expected causal-lm, masked-lm or seq2seq\n",
+    )
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "tokens"),
+    [
+        ("masked-lm", (), ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]),
+        ("masked-lm", ("--for", "causal-lm"), ["<|endoftext|>"]),
+        ("causal-lm", (), ["<|endoftext|>"]),
+        ("classification", (), ["<|endoftext|>"]),
+    ],
+)
+def test_data_tokenizer_of_a_recipe_takes_its_objective(files, tmp_path, llmkit_cli, objective, options, tokens):
+    lines = ["version: 1", f"objective: {objective}", "model: {config: {model_type: bert}, tokenizer: tok}"]
+    lines += ["data: {path: a.txt}", "train: {max_steps: 2}"]
+    (tmp_path / "r.yaml").write_text("\n".join(lines), encoding="utf-8")
+    call = ("data", "tokenizer", "r.yaml", "--vocab-size", "400", "--quiet", "-o", "tok", *options)
+    assert llmkit_cli(*call) == (0, "tok\n", "")
+    assert special_tokens(tmp_path / "tok") == tokens
 
 
 def test_read_pieces_gives_the_whole_text_in_bounded_pieces(tmp_path):
@@ -145,7 +301,7 @@ def test_train_tokenizer_of_a_recipe_never_sees_the_documents_held_out(corpora, 
 def test_train_tokenizer_of_a_mixture_never_sees_the_documents_held_out_of_a_source(corpora, monkeypatch, held, left):
     seen = []
     train = tokenizers._train
-    monkeypatch.setattr(tokenizers, "_train", lambda pieces, size: train(iter(seen.extend(pieces) or seen), size))
+    monkeypatch.setattr(tokenizers, "_train", lambda pieces, *rest: train(iter(seen.extend(pieces) or seen), *rest))
     mix = [source(name, eval_documents=number) for name, number in zip(("en", "zh"), held, strict=True)]
     tokenizer_of(spec_of(mix=mix), corpora / "tok")
     found = [[piece for piece in seen if piece[0] == letter] for letter in "S第"]

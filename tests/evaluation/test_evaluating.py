@@ -8,9 +8,9 @@ from conftest import byte_level_tokenizer, wordpiece_tokenizer
 
 import llmkit
 from llmkit import Evaluation, Loaded, metrics
+from llmkit.data.sequences import find_label
 from llmkit.errors import InputError
 from llmkit.evaluation import planning
-from llmkit.evaluation.evaluating import find_label
 from llmkit.evaluation.planning import HEADS, make_plan
 from llmkit.tasks import answering, classification
 
@@ -107,7 +107,7 @@ def test_language_model_takes_negative_and_positive_for_sentiment(loaded, review
     plan = make_plan("sentiment", reviews, max_examples=9)
     rows = [row for chunk in plan.chunks(planning.Labelled, lambda done: None) for row in chunk]
     found = llmkit.sentiment_batch([row.text for row in rows], model=lm)
-    names = [find_label(row.label, ["negative", "positive"], "") for row in rows]
+    names = [["negative", "positive"][find_label(row.label, ["negative", "positive"], "")] for row in rows]
     assert result.metrics["accuracy"] == metrics.accuracy([one.label for one in found], names)
     assert result.n == 9
 
@@ -124,7 +124,8 @@ def test_labels_count_from_zero_in_the_order_given(loaded, tmp_path):
 
 @pytest.mark.parametrize(("label", "name"), [(0, "no"), ("1", "yes"), ("yes", "yes"), ("2", "2"), ("3", "3"), (3, "2")])
 def test_label_is_a_name_before_it_is_a_number(label, name):
-    assert find_label(label, ["no", "yes", "3", "2"], "") == name
+    names = ["no", "yes", "3", "2"]
+    assert names[find_label(label, names, "")] == name
 
 
 @pytest.mark.parametrize("label", ["neutral", 2, "2", -1, "-1", "", "9" * 5000])

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from llmkit.data.examples import Labelled, Pair, Question
 from llmkit.errors import InputError
 from llmkit.evaluation.keys import DataKeys, find_task, read_keys
-from llmkit.evaluation.reading import Labelled, Pair, Question, read_examples, read_squad
+from llmkit.evaluation.reading import read_examples
 
 SQUAD = {
     "version": "v2.0",
@@ -98,27 +99,27 @@ def test_two_files_of_unequal_length_are_refused(tmp_path):
 def test_squad_is_read_with_its_answers(tmp_path, name):
     path = write(tmp_path / name, json.dumps(SQUAD))
     expected = [
-        Question(f"{path} question q1", "谁？", "猫坐在垫子上 😀。", ("猫", "猫")),
+        Question(f"{path} question q1", "谁？", "猫坐在垫子上 😀。", ("猫", "猫"), (0, 0)),
         Question(f"{path} question q2", "何时？", "猫坐在垫子上 😀。", ()),
-        Question(f"{path} question {path} row 1", "Who?", "The dog.", ("dog", "The dog")),
+        Question(f"{path} question {path} row 1", "Who?", "The dog.", ("dog", "The dog"), (None, None)),
     ]
-    assert read("question-answering", path) == list(read_squad(path)) == expected
+    assert read("question-answering", path) == expected
 
 
 @pytest.mark.parametrize(
-    ("answers", "expected"),
+    ("answers", "expected", "starts"),
     [
-        ("cat", ("cat",)),
-        ("", ()),
-        (None, ()),
-        (["cat", "the cat"], ("cat", "the cat")),
-        ({"text": ["cat"], "answer_start": [0]}, ("cat",)),
-        ([{"text": "cat", "answer_start": 0}], ("cat",)),
+        ("cat", ("cat",), (None,)),
+        ("", (), ()),
+        (None, (), ()),
+        (["cat", "the cat"], ("cat", "the cat"), (None, None)),
+        ({"text": ["cat"], "answer_start": [0]}, ("cat",), (0,)),
+        ([{"text": "cat", "answer_start": 0}], ("cat",), (0,)),
     ],
 )
-def test_questions_are_read_from_rows(tmp_path, answers, expected):
+def test_questions_are_read_from_rows(tmp_path, answers, expected, starts):
     path = write(tmp_path / "a.jsonl", json.dumps({"question": "Who?", "context": "The cat.", "answers": answers}))
-    assert read("question-answering", path) == [Question(f"{path} row 1", "Who?", "The cat.", expected)]
+    assert read("question-answering", path) == [Question(f"{path} row 1", "Who?", "The cat.", expected, starts)]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ CALLED = {
     ("data",): {"data", "spec", "source", "part"},
     ("data", "mix", 0): {"part", "spec", "source"},
     ("data", "clean"): {"clean", "spec"},
+    ("data", "masking"): {"masking"},
+    ("data", "denoising"): {"denoising"},
     ("optim",): {"optim", "spec"},
     ("schedule",): {"schedule", "spec"},
     ("train",): {"train"},

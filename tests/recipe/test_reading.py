@@ -164,7 +164,8 @@ SENTENCES = {
     ),
     "objective": (
         change("causal-lm", "casual-lm"),
-        "r.yaml:2: objective: expected causal-lm, got 'casual-lm'; did you mean 'causal-lm'?",
+        "r.yaml:2: objective: expected one of causal-lm, masked-lm, seq2seq, classification, question-answering, "
+        "got 'casual-lm'; did you mean 'causal-lm'?",
     ),
     "mapping for a list": (
         more("eval: {generate: {a: b}}\n"),
@@ -183,7 +184,13 @@ SENTENCES = {
     ),
     "version as text": (change("version: 1", "version: '1'"), "r.yaml:1: version: expected 1, got '1'"),
     "no version": (change("version: 1\n", ""), "r.yaml: version: missing; add version: 1"),
-    "no objective": (change("objective: causal-lm\n", ""), "r.yaml: objective: missing; add objective: causal-lm"),
+    "no objective": (
+        change("objective: causal-lm\n", ""),
+        (
+            "r.yaml: objective: missing; add objective: one of causal-lm, masked-lm, seq2seq, classification, "
+            "question-answering"
+        ),
+    ),
     "no model": (
         change("model:\n" + CONFIG + "  tokenizer: tok\n", ""),
         "r.yaml: model.name: missing; add model.name, or model.config for a new model",

@@ -81,7 +81,6 @@ train:
   gradient_checkpointing: false
   compile: false
 eval:
-  metrics: [loss, perplexity, bits_per_byte]
   best_metric: loss
   generate: ["第一回：", "no", "a\\nb"]  # here
 save:

@@ -325,3 +325,18 @@ def test_accelerator_of_another_kind_is_refused(make_recipe):
 
     with pytest.raises(InputError, match="gradient_accumulation_steps of the Accelerator, got 4; expected 1"):
         llmkit.train(make_recipe(), accelerator=Accelerator(gradient_accumulation_steps=4))
+
+
+def test_virtual_tokens_take_places_and_forbid_packing(make_recipe, make_checkpoint):
+    base, prompt = str(make_checkpoint("gpt2")), {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}
+    recipe = make_recipe(adapter=prompt, data={"max_length": None})
+    recipe["model"] = {"name": base}
+    plan = building.plan(llmkit.read_recipe(recipe))
+    context = plan.parts.model.get_base_model().config.n_positions
+    assert (plan.recipe.data.max_length, plan.recipe.data.pack) == (context - 4, False)
+    recipe["data"]["pack"] = True
+    with pytest.raises(InputError, match=r"data.pack: PROMPT_TUNING cannot keep packed documents apart"):
+        building.plan(llmkit.read_recipe(recipe))
+    recipe["data"] = {**recipe["data"], "pack": None, "max_length": context}
+    with pytest.raises(InputError, match=f"{context} exceeds the model's context of {context - 4} beside 4 virtual"):
+        building.plan(llmkit.read_recipe(recipe))

@@ -8,11 +8,17 @@ import pytest
 import torch
 from conftest import FAMILIES, byte_level_tokenizer, tiny_model
 from safetensors import safe_open
+from small_adapters import FAMILIES as ADAPTED
+from small_adapters import METHODS, describe, lay, logits, store
+from small_adapters import make_optimizer as make_adamw
+from small_adapters import train as train_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from llmkit import runfolder
 from llmkit.errors import DamagedError, RunError
+from llmkit.loading import load
 from llmkit.training import saving
+from llmkit.training.adapter_state import gather_plain
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +288,115 @@ def test_restored_state_is_memory_of_its_own(tmp_path, tokenizer):
     for path in folder.rglob("*.safetensors"):
         path.write_bytes(bytes(path.stat().st_size))
     assert freeze([model.state_dict(), optimizer.state_dict()]) == before
+
+
+# adapters
+
+
+def all_of(model, optimizer):
+    return freeze([model.state_dict(), optimizer.state_dict(), logits(model)])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ADAPTED)
+def test_resumed_adapter_equals_one_that_went_on(make_checkpoint, tmp_path, tokenizer, family, method):
+    base = make_checkpoint(family, ADAPTED[family])
+    model = lay(base, method)
+    optimizer = make_adamw(model)
+    train_adapter(model, optimizer, 1, 2, 3)
+    facts, config = describe(base)
+    folder = saving.save_step(tmp_path, 3, model, tokenizer, optimizer, {}, keep=1, facts=facts, base=config)
+    assert runfolder.read_facts(folder) == facts
+    assert not (folder / "config.json").exists()
+    assert (folder / "adapter_config.json").is_file()
+    resumed = lay(base, method)
+    its_optimizer = make_adamw(resumed)
+    saving.load_step(folder, resumed, its_optimizer)
+    assert all_of(resumed, its_optimizer) == all_of(model, optimizer)
+    for kept in ((model, optimizer), (resumed, its_optimizer)):
+        train_adapter(*kept, 4, 5, 6)
+    assert all_of(resumed, its_optimizer) == all_of(model, optimizer)
+
+
+TYPED = [(method, "float32") for method in METHODS]
+TYPED += [
+    (method, "float64") for method in METHODS if not method.startswith("pissa")
+]  # peft begins it in float32 alone
+
+
+@pytest.mark.parametrize(("method", "dtype"), TYPED)
+def test_stored_adapter_is_loaded_bit_for_bit_in_its_type(make_checkpoint, tmp_path, method, dtype):
+    base = make_checkpoint("gpt2")
+    model = lay(base, method, dtype=dtype)
+    train_adapter(model, make_adamw(model), 1, 2, 3)
+    store(model, base, tmp_path / "ad")
+    again = load(tmp_path / "ad", device="cpu", dtype=dtype).model
+    assert freeze(gather_plain(again)[1]) == freeze(gather_plain(model)[1])
+
+
+def test_adalora_goes_on_after_its_ranks_are_settled(make_checkpoint, tmp_path, tokenizer):
+    base = make_checkpoint("gpt2")
+    model = lay(base, "adalora")
+    optimizer = make_adamw(model)
+    train_adapter(model, optimizer, 1, 2, 3, 4, 5, 6)
+    folder = saving.save_step(tmp_path, 6, model, tokenizer, optimizer, {}, keep=1)
+    resumed = lay(base, "adalora")
+    its_optimizer = make_adamw(resumed)
+    saving.load_step(folder, resumed, its_optimizer)
+    for kept in ((model, optimizer), (resumed, its_optimizer)):
+        train_adapter(*kept, 7, 8)
+    assert all_of(resumed, its_optimizer) == all_of(model, optimizer)
+
+
+def test_step_of_an_adapter_is_an_adapter_for_use(make_checkpoint, tmp_path, tokenizer):
+    base = make_checkpoint("gpt2")
+    model = lay(base, "pissa")
+    optimizer = make_adamw(model)
+    train_adapter(model, optimizer, 1, 2)
+    facts, config = describe(base)
+    folder = saving.save_step(tmp_path, 2, model, tokenizer, optimizer, {}, keep=1, facts=facts, base=config)
+    found, expected = logits(load(folder, device="cpu").model), logits(model)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_first_factors_of_another_machine_are_taken_out_of_the_base(make_checkpoint, tmp_path, tokenizer):
+    base = make_checkpoint("gpt2")
+    model = lay(base, "pissa_niter_4", seed=1)
+    optimizer = make_adamw(model)
+    train_adapter(model, optimizer, 1, 2)
+    folder = saving.save_step(tmp_path, 2, model, tokenizer, optimizer, {}, keep=1)
+    resumed = lay(base, "pissa_niter_4", seed=2)  # other draws of the randomised decomposition
+    saving.load_step(folder, resumed, make_adamw(resumed))
+    expected = logits(model)
+    assert (logits(resumed) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_step_of_another_adapter_is_refused_before_anything_changes(make_checkpoint, tmp_path, tokenizer):
+    base = make_checkpoint("gpt2")
+    model = lay(base, "lora")
+    folder = saving.save_step(tmp_path, 1, model, tokenizer, make_adamw(model), {}, keep=1)
+    other = lay(base, "lora", r=8)
+    name = "base_model.model.transformer.h.0.attn.c_attn.lora_A.default.weight"
+    assert refused(folder, other, make_adamw(other)) == (
+        f"{folder} is of another adapter: {name} is float32 (4, 32) there, expected float32 (8, 32)"
+    )
+
+
+def test_adapter_for_use_is_stored_in_the_type_asked_for_with_its_generation_config(
+    make_checkpoint, tmp_path, tokenizer
+):
+    base = make_checkpoint("gpt2")
+    model = lay(base, "lora")
+    facts, config = describe(base)
+    saving.save_checkpoint(
+        tmp_path / "final",
+        model,
+        tokenizer,
+        facts,
+        dtype=torch.bfloat16,
+        generation_config={"max_new_tokens": 5},
+        base=config,
+    )
+    with safe_open(tmp_path / "final" / "adapter_model.safetensors", "pt") as stored:
+        assert {stored.get_tensor(name).dtype for name in stored.keys()} == {torch.bfloat16}  # noqa: SIM118
+    assert load(tmp_path / "final", device="cpu").model.generation_config.max_new_tokens == 5

@@ -1,0 +1,227 @@
+"""Examples become rows of tokens as use encodes them, and their targets stand where they should."""
+
+import random
+
+import numpy as np
+import pytest
+from conftest import TEXTS, byte_level_tokenizer, wordpiece_tokenizer
+from qa_models import roberta_tokenizer, t5_tokenizer
+
+from llmkit.data.examples import Completion, Labelled, Pair, Question
+from llmkit.data.sequences import CompletionEncoder, LabelEncoder, PairEncoder, WindowEncoder, find_label
+from llmkit.encoding import prompts
+from llmkit.encoding.directions import Direction
+from llmkit.errors import InputError
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def chat_tokenizer():
+    """A tokenizer with a chat template."""
+    tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+# --- completions
+
+
+@pytest.mark.parametrize("prompt", ["Who? 谁", "", [{"role": "user", "content": "你好"}]])
+@pytest.mark.parametrize("completion", [" the captain", "早上好 😀", ""])
+def test_completion_and_its_end_are_the_only_targets(prompt, completion):
+    tokenizer = chat_tokenizer()
+    row = CompletionEncoder(tokenizer, 128, "error").encode(Completion("x", prompt, completion)).rows[0]
+    num_prompt = len(prompts.encode_prompt(tokenizer, prompt))
+    assert row["input_ids"][:num_prompt].tolist() == prompts.encode_prompt(tokenizer, prompt)
+    assert (row["labels"][:num_prompt] == -100).all()
+    targets = row["labels"][num_prompt:].tolist()
+    assert targets == row["input_ids"][num_prompt:].tolist()
+    assert targets[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(targets[:-1]) == completion
+
+
+def test_text_of_a_template_is_a_turn_where_there_is_a_chat_template():
+    for tokenizer in (chat_tokenizer(), byte_level_tokenizer()):
+        row = CompletionEncoder(tokenizer, 128, "error").encode(Completion("x", "who?", "you", is_turn=True)).rows[0]
+        asked = prompts.ask(tokenizer, "who?")
+        assert row["input_ids"][: (row["labels"] < 0).sum()].tolist() == prompts.encode_prompt(tokenizer, asked)
+
+
+def test_completion_that_is_too_long_is_told_or_cut_on_the_left():
+    tokenizer = byte_level_tokenizer()
+    example = Completion("x", "the sea was cold and grey " * 3, " so")
+    whole = CompletionEncoder(tokenizer, 128, "error").encode(example).rows[0]["input_ids"]
+    refused = CompletionEncoder(tokenizer, 9, "error").encode(example)
+    assert (list(refused.rows), refused.long) == ([], ("max_length", len(whole)))
+    cut = CompletionEncoder(tokenizer, 9, "cut").encode(example).rows[0]
+    assert cut["input_ids"].tolist() == whole[-9:].tolist()
+    assert cut["labels"][-1] == tokenizer.eos_token_id
+
+
+# --- pairs
+
+
+def test_pair_is_a_source_and_a_target_each_with_its_end():
+    tokenizer = t5_tokenizer()
+    encoder = PairEncoder(tokenizer, Direction(text="translate: "), 64, 64, "error")
+    row = encoder.encode(Pair("x", "good morning", "早上好")).rows[0]
+    assert row["input_ids"].tolist() == tokenizer("translate: good morning")["input_ids"]
+    assert row["labels"].tolist() == tokenizer("早上好")["input_ids"]
+    assert row["labels"][-1] == tokenizer.eos_token_id
+
+
+def test_target_ends_with_end_of_text_also_where_the_tokenizer_adds_none():
+    tokenizer = byte_level_tokenizer()
+    row = PairEncoder(tokenizer, Direction(), 64, 64, "error").encode(Pair("x", "a", "b")).rows[0]
+    assert row["labels"].tolist() == [*tokenizer("b")["input_ids"], tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize(("sizes", "key"), [((4, 64), "max_length"), ((64, 4), "max_target_length")])
+def test_pair_that_is_too_long_is_told_by_its_key_or_cut_before_its_end(sizes, key):
+    tokenizer, example = t5_tokenizer(), Pair("x", TEXTS[0], TEXTS[1])
+    refused = PairEncoder(tokenizer, Direction(), *sizes, "drop").encode(example)
+    assert refused.rows == []
+    assert refused.long[0] == key
+    row = PairEncoder(tokenizer, Direction(), *sizes, "cut").encode(example).rows[0]
+    cut = row["input_ids" if key == "max_length" else "labels"].tolist()
+    assert len(cut) == 4
+    assert cut[-1] == tokenizer.eos_token_id
+
+
+# --- labels
+
+
+def label(given, problem_type="single_label_classification", labels=("bad", "good"), **settings):
+    """The rows of a text with a label."""
+    settings = {"with_types": True, "max_length": 16, "on_long": "error", **settings}
+    encoder = LabelEncoder(wordpiece_tokenizer(), labels, problem_type, **settings)
+    return encoder.encode(Labelled("x", "hello world", given)).rows
+
+
+def test_text_is_encoded_with_its_special_tokens():
+    tokenizer = wordpiece_tokenizer()
+    row = label("good")[0]
+    expected = tokenizer("hello world")
+    assert row["input_ids"].tolist() == expected["input_ids"]
+    assert row["token_type_ids"].tolist() == expected["token_type_ids"]
+
+
+@pytest.mark.parametrize(("given", "number"), [("good", 1), ("bad", 0), (1, 1), ("0", 0), (("good",), 1)])
+def test_label_is_a_name_or_a_number_from_0(given, number):
+    assert label(given)[0]["labels"] == number
+
+
+@pytest.mark.parametrize("given", ["fine", 2, "2", -1, 0.5, "", None])
+def test_label_that_is_none_of_the_names_is_refused(given):
+    with pytest.raises(InputError, match="unknown label"):
+        find_label(given, ["bad", "good"], "x")
+
+
+@pytest.mark.parametrize(
+    ("given", "values"), [(("good",), [0, 1]), ((), [0, 0]), ((0, "good"), [1, 1]), ("bad, good", [1, 1]), ("", [0, 0])]
+)
+def test_several_labels_are_values_from_0_to_1(given, values):
+    assert label(given, "multi_label_classification")[0]["labels"].tolist() == values
+
+
+@pytest.mark.parametrize(("given", "labels", "values"), [("0.5", ("a",), [0.5]), ((1, 2.5), ("a", "b"), [1, 2.5])])
+def test_values_are_numbers(given, labels, values):
+    assert label(given, "regression", labels)[0]["labels"].tolist() == values
+
+
+@pytest.mark.parametrize(("given", "labels"), [("x", ("a",)), ((1,), ("a", "b")), ("nan", ("a",))])
+def test_values_that_are_none_are_refused(given, labels):
+    with pytest.raises(InputError):
+        label(given, "regression", labels)
+
+
+def test_two_labels_for_one_class_are_refused_with_the_way_out():
+    with pytest.raises(InputError, match="got 2 labels") as caught:
+        label(("bad", "good"))
+    assert "multi_label" in caught.value.hint
+
+
+def test_long_text_is_cut_or_split_into_windows_of_one_label():
+    tokenizer, text = wordpiece_tokenizer(), "hello world " * 9
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+    settings = {"with_types": False, "max_length": 7}
+    example = Labelled("x", text, "good")
+    make = lambda way: LabelEncoder(tokenizer, ("bad", "good"), "single_label_classification", on_long=way, **settings)  # noqa: E731
+    assert make("error").encode(example).long == ("max_length", len(whole) + 2)
+    cut = make("cut").encode(example).rows
+    assert [row["input_ids"].tolist()[1:-1] for row in cut] == [whole[:5]]
+    split = make("split").encode(example).rows
+    assert [i for row in split for i in row["input_ids"].tolist()[1:-1]] == whole
+    assert {int(row["labels"]) for row in split} == {1}
+
+
+# --- questions
+
+TOKENIZERS = {"wordpiece": wordpiece_tokenizer, "roberta": roberta_tokenizer, "byte-level": byte_level_tokenizer}
+PIECES = ["the sea ", "was cold. ", "天气很好", "😀 ", "early  ", "Good morning, ", "人工智能"]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("seed", range(12))
+def test_answer_of_each_window_maps_back_to_its_text(kind, seed):
+    rng, tokenizer = random.Random(seed), TOKENIZERS[kind]()
+    context = "".join(rng.choice(PIECES) for _ in range(rng.randint(2, 25))).strip()
+    words = context.split()
+    answer = rng.choice(words)
+    start = context.index(answer)
+    encoder = WindowEncoder(tokenizer, False, rng.choice([24, 32, 64]), rng.choice([None, 0, 3]))
+    rows = encoder.encode(Question("x", "what?", context, (answer,), (start,))).rows
+    found = 0
+    for row in rows:
+        first, last = int(row["start_positions"]), int(row["end_positions"])
+        if (first, last) == (0, 0) or row["input_ids"][first] == tokenizer.cls_token_id:
+            continue
+        text = tokenizer.decode(row["input_ids"][first : last + 1], skip_special_tokens=True)
+        squeezed = "".join(text.lower().split())
+        assert "".join(answer.lower().split()) in squeezed or "[unk]" in text.lower()
+        found += 1
+    assert found > 0 or len(rows) > 1
+
+
+def test_windows_without_the_answer_point_at_the_token_that_says_so():
+    tokenizer = wordpiece_tokenizer()
+    context = "hello world " * 30 + "captain"
+    rows = WindowEncoder(tokenizer, True, 24, 4).encode(Question("x", "hello?", context, ("captain",))).rows
+    places = [(int(row["start_positions"]), int(row["end_positions"])) for row in rows]
+    assert len(rows) > 2
+    assert set(places[:-1]) == {(0, 0)}
+    assert places[-1][0] > 0
+    nothing = WindowEncoder(tokenizer, True, 24, 4).encode(Question("x", "hello?", context, ())).rows
+    assert {(int(row["start_positions"]), int(row["end_positions"])) for row in nothing} == {(0, 0)}
+
+
+def test_tokenizer_without_such_a_token_learns_from_windows_with_the_answer_alone():
+    rows = WindowEncoder(byte_level_tokenizer(), False, 24, 2).encode(
+        Question("x", "who?", "the sea was cold " * 9 + "captain", ("captain",))
+    )
+    assert 1 <= len(rows.rows) <= 2
+
+
+def test_answer_that_stands_elsewhere_is_found_as_near_as_it_is():
+    encoder = WindowEncoder(wordpiece_tokenizer(), False, 64, None)
+    context = "hello world good hello morning"
+    row = encoder.encode(Question("x", "who?", context, ("hello",), (14,))).rows[0]
+    exact = encoder.encode(Question("x", "who?", context, ("hello",), (17,))).rows[0]
+    assert row["start_positions"] == exact["start_positions"]
+
+
+@pytest.mark.parametrize("answers", [("captain",), ("",)])
+def test_answer_that_is_not_there_is_refused(answers):
+    with pytest.raises(InputError, match="does not stand in the text"):
+        WindowEncoder(wordpiece_tokenizer(), False, 64, None).encode(Question("row 3", "who?", "hello", answers))
+
+
+def test_rows_are_small_integers():
+    encoder = WindowEncoder(wordpiece_tokenizer(), True, 64, None)
+    row = encoder.encode(Question("x", "who?", "hello", ("hello",))).rows[0]
+    assert {name: value.dtype for name, value in row.items()} == {
+        "input_ids": np.int32, "start_positions": np.int64, "end_positions": np.int64, "token_type_ids": np.int32
+    }  # fmt: skip

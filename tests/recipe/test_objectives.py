@@ -1,0 +1,99 @@
+"""What each objective needs, and keys that cannot act with it."""
+
+import pytest
+
+from llmkit.errors import InputError
+from llmkit.recipe.reading import dump_recipe, read_recipe
+from llmkit.recipe.rules import ACTING, METRICS, has_examples, list_metrics
+from llmkit.recipe.schema import DataSpec
+
+OBJECTIVES = ("causal-lm", "masked-lm", "seq2seq", "classification", "question-answering")
+
+
+def recipe(objective, data=(), **sections):
+    """A recipe as a mapping."""
+    base = {"version": 1, "objective": objective, "model": {"name": "x"}, "train": {"max_steps": 1}}
+    return {**base, "data": {"path": "a.jsonl", **dict(data)}, **sections}
+
+
+def refuse(mapping):
+    """The first sentence of a refusal."""
+    with pytest.raises(InputError) as caught:
+        read_recipe(mapping)
+    return caught.value.details[0] if caught.value.details else str(caught.value)
+
+
+# a value of each key that is not its default
+OTHER = {
+    "on_long": "cut", "pack": True, "end_of_text": False, "stride": 3, "max_target_length": 9, "denoising": {},
+    "masking": {"whole_word": True}, "completion_column": "c", "prompt_column": "p", "template": "{a}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("key", sorted(ACTING.keys() & DataSpec.model_fields.keys()))
+def test_a_key_that_cannot_act_is_refused_at_its_place(objective, key):
+    path = {"path": None} if key == "source_path" else {}
+    mapping = recipe(objective, {**path, key: OTHER.get(key, "other")})
+    if objective not in ACTING[key]:
+        assert refuse(mapping) == f"recipe: data.{key}: cannot act with {objective}"
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_written_recipe_reads_back_with_the_keys_that_act_alone(objective, tmp_path):
+    first = read_recipe(recipe(objective))
+    text = dump_recipe(first)
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    assert read_recipe(tmp_path / "r.yaml") == first
+    assert ("label_column" in text) == (objective == "classification")
+    assert ("masking" in text) == (objective == "masked-lm")
+
+
+@pytest.mark.parametrize(
+    ("mapping", "sentence"),
+    [
+        (recipe("causal-lm", {"completion_column": "c"}), "data.prompt_column: goes with completion_column; expected "
+         "one of the two, prompt_column or template"),
+        (recipe("causal-lm", {"prompt_column": "p", "completion_column": "c", "pack": True}),
+         "data.pack: cannot act on examples of columns"),
+        (recipe("seq2seq", {"on_long": "split"}), "data.on_long: split cannot act on examples of two parts; expected "
+         "error, cut or drop"),
+        (recipe("seq2seq", {"path": None, "source_path": "a"}), "data.source_path: given alone; expected source_path "
+         "and target_path"),
+        (recipe("seq2seq", {"eval_source_path": "a"}), "data.eval_source_path: given alone; expected eval_source_path "
+         "and eval_target_path"),
+        (recipe("seq2seq", {"source_path": "a", "target_path": "b"}), "data.source_path: given beside data.path; "
+         "expected one of the two"),
+        (recipe("masked-lm", {"streaming": True}), "data.streaming: cannot act with masked-lm"),
+        (recipe("masked-lm", model={"name": "x", "labels": ["a"]}), "model.labels: cannot act with masked-lm"),
+        (recipe("classification", quantization={"load_in_4bit": True}), "quantization: goes with an adapter; add "
+         "adapter, or leave it out"),
+        (recipe("causal-lm", model={"config": {"model_type": "gpt2"}}, adapter={"peft_type": "LORA"}),
+         "adapter: goes with model.name: random weights are trained whole"),
+        (recipe("masked-lm", {"eval_rows": 1}, eval={"metrics": ["accuracy"]}), "eval.metrics: accuracy cannot be "
+         "computed for masked-lm; expected loss, perplexity"),
+    ],
+)  # fmt: skip
+def test_what_cannot_act_together_is_one_sentence(mapping, sentence):
+    assert refuse(mapping).removeprefix("recipe: ") == sentence
+
+
+def test_metrics_go_with_the_objective():
+    for objective in OBJECTIVES:
+        assert list_metrics(read_recipe(recipe(objective))) == METRICS[objective][0]
+    several = recipe("classification", model={"name": "x", "problem_type": "multi_label_classification"})
+    assert list_metrics(read_recipe(several)) == ("loss",)
+
+
+def test_documents_and_examples_are_told_apart():
+    assert not has_examples(read_recipe(recipe("causal-lm")))
+    assert has_examples(read_recipe(recipe("causal-lm", {"prompt_column": "p", "completion_column": "c"})))
+    assert not has_examples(read_recipe(recipe("masked-lm")))
+    assert not has_examples(read_recipe(recipe("seq2seq", {"denoising": {}})))
+    assert all(has_examples(read_recipe(recipe(objective))) for objective in OBJECTIVES[2:])
+
+
+def test_a_later_file_takes_the_place_of_parallel_ones():
+    lower = recipe("seq2seq", {"path": None, "source_path": "a", "target_path": "b"})
+    found = read_recipe(lower, {"data.path": "c.tsv"}).data
+    assert (found.path, found.source_path, found.target_path) == ("c.tsv", None, None)

@@ -1,0 +1,98 @@
+"""Each objective as a run: from a recipe to a model that the verbs use, the same however a step is split."""
+
+import json
+
+import pytest
+import torch
+from objective_recipes import KINDS, objective_recipe
+from safetensors.torch import load_file
+from small_runs import read_curve
+
+import llmkit
+from llmkit.training.objectives import OBJECTIVES
+
+PARTS = {"train": {"micro_batch_size": 2}}
+
+
+def train(kind, folder, **changes):
+    """Train a recipe of a kind; its run."""
+    folder.mkdir(parents=True)
+    return llmkit.train(objective_recipe(kind, folder, **changes))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_are_the_same_however_they_are_split(kind, tmp_path):
+    whole, parts = train(kind, tmp_path / "a"), train(kind, tmp_path / "b", **PARTS)
+    curves = [read_curve(run.path) for run in (whole, parts)]
+    assert [step for step, _ in curves[0]] == [1, 2, 3, 4]
+    for (_, a), (_, b) in zip(*curves, strict=True):
+        assert abs(a - b) < 1e-12
+    weights = [load_file(run.path / "final" / "model.safetensors") for run in (whole, parts)]
+    assert max((weights[0][name] - weights[1][name]).abs().max() for name in weights[0]) < 1e-10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_falls_and_a_run_goes_on_bit_for_bit(kind, tmp_path):
+    steps = {"train": {"max_steps": 12}, "save": {"every_steps": 5}}
+    whole = train(kind, tmp_path / "a", **steps)
+    curve = read_curve(whole.path)
+    assert curve[-1][1] < curve[0][1]
+    folder = tmp_path / "b"
+    folder.mkdir()
+    recipe = objective_recipe(kind, folder, **{**steps, "train": {"max_steps": 5}})
+    assert llmkit.train(recipe).step == 5
+    recipe["train"]["max_steps"] = 12
+    again = llmkit.train(recipe, resume="must")
+    assert read_curve(again.path) == curve
+    names = [load_file(run.path / "final" / "model.safetensors") for run in (whole, again)]
+    assert all(torch.equal(names[0][name], names[1][name]) for name in names[0])
+
+
+HELD = {"data": {"eval_rows": 8}, "eval": {"every_steps": 4}}
+METRICS = {
+    "causal-lm": {"loss", "perplexity", "bits_per_byte"},
+    "completion": {"loss", "perplexity", "bits_per_byte"},
+    "masked-lm": {"loss", "perplexity"},
+    "seq2seq": {"loss", "perplexity", "bits_per_byte"},
+    "denoising": {"loss", "perplexity", "bits_per_byte"},
+    "classification": {"loss", "accuracy", "f1_macro"},
+    "question-answering": {"loss", "exact_match", "f1"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluation_gives_what_goes_with_the_objective(kind, tmp_path):
+    run = train(kind, tmp_path / "a", **HELD)
+    assert set(run.metrics) == METRICS[kind]
+    card = (run.path / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag" in card
+
+
+def test_seq2seq_gives_bleu_where_asked(tmp_path):
+    measures = {"every_steps": 4, "metrics": ["loss", "bleu", "chrf"]}
+    run = train("seq2seq", tmp_path / "a", data={"eval_rows": 8}, eval=measures)
+    assert set(run.metrics) == {"loss", "bleu", "chrf"}
+
+
+def test_final_checkpoint_says_what_use_has_to_know(tmp_path):
+    facts = {}
+    for kind in ("classification", "question-answering", "completion"):
+        run = train(kind, tmp_path / kind)
+        facts[kind] = json.loads((run.path / "final" / "llmkit.json").read_text(encoding="utf-8"))
+    assert facts["classification"]["labels"] == ["bad", "good"]
+    assert facts["question-answering"]["max_length"] == 48
+    assert facts["question-answering"]["stride"] == 8
+    assert facts["completion"]["template"] == "Q: {ask} A:"
+
+
+def test_verbs_use_a_run(tmp_path):
+    sentiment = llmkit.classify("the sea was cold", model=train("classification", tmp_path / "c"))
+    assert set(sentiment.scores) == {"bad", "good"}
+    found = llmkit.answer("what?", context="the sea was cold", model=train("question-answering", tmp_path / "q"))
+    assert found.text in "the sea was cold"
+    assert llmkit.translate("the sea was cold", model=train("seq2seq", tmp_path / "s")).num_windows == 1
+    assert llmkit.generate("Q: cold? A:", model=train("completion", tmp_path / "g"), seed=1).token_ids
+
+
+def test_there_is_a_kind_for_each_objective():
+    assert {"completion": "causal-lm", "denoising": "seq2seq"}.keys() == set(KINDS) - OBJECTIVES.keys()
