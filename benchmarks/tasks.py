@@ -39,16 +39,21 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=list(tasks))
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, BATCH], help="of the pipeline")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     print(f"{describe_processor()}; {given.threads} threads; torch {torch.__version__}; {given.pairs} pairs in turn")
     for name, measure in tasks.items():
-        if given.only in (None, name):
+        if given.only not in (None, name):
+            continue
+        if measure is measure_classification:
+            measure_classification(given.texts, given.pairs, given.batch_sizes)
+        else:
             measure(given.texts, given.pairs)
 
 
-def measure_classification(count: int, pairs: int) -> None:
+def measure_classification(count: int, pairs: int, batch_sizes: Sequence[int] = (1, BATCH)) -> None:
     """Label texts: classify_batch beside transformers' own pipeline."""
     texts, tokenizer = make_texts(count), make_tokenizer()
     model = BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY)).eval()
@@ -58,7 +63,7 @@ def measure_classification(count: int, pairs: int) -> None:
     difference = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
     assert difference <= TOLERANCE, f"the two ways gave other scores, by {difference:.1e}"
     print_head(f"classification, BERT-base shape, {describe(texts)}")
-    for size in (1, BATCH):
+    for size in batch_sizes:
         print_row(
             f"text-classification pipeline, batch_size {size}",
             count,

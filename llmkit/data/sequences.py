@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from llmkit import windows
 from llmkit.data.columns import describe
-from llmkit.data.examples import Completion, Example, Kind, Label, Labelled, Pair, Question
+from llmkit.data.examples import Completion, Kind, Label, Labelled, Pair, Question
 from llmkit.encoding import pairs, prompts, segments
 from llmkit.encoding.directions import Direction
 from llmkit.errors import InputError
@@ -275,33 +275,25 @@ class WindowEncoder:
         """Find the first and the last token of the answer; None where there is none.
 
         Raises:
-            InputError: The answer does not stand where the data say, nor anywhere in the text.
+            InputError: The answer does not stand where the data say, or nowhere in the text.
         """
         if not example.answers:
             return None, None
         answer, start = example.answers[0], example.starts[0] if example.starts else None
-        if start is None or example.context[start : start + len(answer)] != answer:
-            near = [] if start is None else [start]
-            start = _find_nearest(example.context, answer, *near)
-        if start is None or not answer:
-            raise InputError(f"{example.where}: the answer {answer[:40]!r} does not stand in the text")
+        stated = None if start is None else example.context[start : start + len(answer)]
+        if stated not in (None, answer):
+            raise InputError(
+                f"{example.where}: answer_start {start} points to {str(stated)[:40]!r}, the answer is {answer[:40]!r}",
+                hint="data.on_bad: skip leaves such rows out",
+            )
+        start = example.context.find(answer) if start is None else start
+        if start < 0 or not answer:
+            raise InputError(
+                f"{example.where}: the answer {answer[:40]!r} does not stand in the text",
+                hint="data.on_bad: skip leaves such rows out",
+            )
         stop = start + len(answer)
         inside = np.flatnonzero((context.ends > start) & (context.starts < stop) & (context.ends > context.starts))
         if not len(inside):
             raise InputError(f"{example.where}: no token of the text holds the answer {answer[:40]!r}")
         return int(inside[0]), int(inside[-1])
-
-
-def _find_nearest(text: str, words: str, wanted: int = 0) -> int | None:
-    """Find where words stand in a text, as near to a place as they do; None where they don't."""
-    before, after = text.rfind(words, 0, wanted + len(words)), text.find(words, wanted)
-    found = [place for place in (before, after) if place >= 0]
-    return min(found, key=lambda place: abs(place - wanted), default=None)
-
-
-EXAMPLES: Mapping[Kind, type[Example]] = {
-    "completion": Completion,
-    "pair": Pair,
-    "label": Labelled,
-    "question": Question,
-}

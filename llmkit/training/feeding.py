@@ -1,6 +1,7 @@
 """What a model is fed: from a recipe to rows and to batches, and to what use has to know of them."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmkit.data.collating import Collator, PaddedCollator
@@ -17,6 +18,8 @@ from llmkit.heads import context_length, stated_length, unwrap
 from llmkit.recipe.rules import has_examples
 from llmkit.recipe.schema import DataSpec, Recipe
 from llmkit.training.adapting import count_virtual_tokens
+
+logger = logging.getLogger("llmkit")
 
 LONGEST = 512  # tokens of a source or a target, where neither the model nor its tokenizer states fewer
 
@@ -99,13 +102,27 @@ def prepare_data(recipe: Recipe, model: Any, tokenizer: Any, *, dataset: object,
     """
     given: dict[str, Any] = {"seed": recipe.seed, "dataset": dataset, "eval_dataset": eval_dataset}
     if has_examples(recipe):
-        return prepare_examples(recipe.data, tokenizer, make_encoder(recipe, model, tokenizer), **given)
+        found = prepare_examples(recipe.data, tokenizer, make_encoder(recipe, model, tokenizer), **given)
+        if recipe.objective == "classification":
+            _note_classes(found, list_labels(model))
+        return found
     max_length = int(recipe.data.max_length or 0)
     if recipe.objective == "causal-lm":
         return prepare(recipe.data, tokenizer, max_length=max_length, **given)
     spec = recipe.data.model_copy(update={"end_of_text": False, "pack": False})
     corrupt, length, num_special = _make_corruption(recipe, spec, tokenizer, max_length)
     return prepare(spec, tokenizer, max_length=length, num_special=num_special, corrupt=corrupt, **given)
+
+
+def _note_classes(data: Prepared, labels: Sequence[str]) -> None:
+    """Note the classes that no example has: the model will not learn to tell them."""
+    dataset: Any = data.train_dataset
+    numbers = dataset.with_format("numpy")["labels"][:]
+    if numbers.ndim > 1 or numbers.dtype.kind == "f":
+        return
+    missing = [label for i, label in enumerate(labels) if i not in set(numbers.tolist())]
+    if missing:
+        logger.info(f"no example to train on is labelled {', '.join(missing)}")
 
 
 def _make_corruption(recipe: Recipe, spec: DataSpec, tokenizer: Any, max_length: int) -> tuple[Corrupt, int, int]:

@@ -205,12 +205,18 @@ def test_tokenizer_without_such_a_token_learns_from_windows_with_the_answer_alon
     assert 1 <= len(rows.rows) <= 2
 
 
-def test_answer_that_stands_elsewhere_is_found_as_near_as_it_is():
+def test_answer_without_a_place_is_found():
     encoder = WindowEncoder(wordpiece_tokenizer(), False, 64, None)
     context = "hello world good hello morning"
-    row = encoder.encode(Question("x", "who?", context, ("hello",), (14,))).rows[0]
-    exact = encoder.encode(Question("x", "who?", context, ("hello",), (17,))).rows[0]
-    assert row["start_positions"] == exact["start_positions"]
+    found = [encoder.encode(Question("x", "who?", context, ("good",), starts)).rows[0] for starts in ((), (12,))]
+    assert found[0]["start_positions"] == found[1]["start_positions"] > 0
+
+
+def test_answer_that_does_not_stand_where_the_data_say_is_refused():
+    encoder = WindowEncoder(wordpiece_tokenizer(), False, 64, None)
+    with pytest.raises(InputError) as caught:
+        encoder.encode(Question("row 3", "who?", "hello world good hello", ("hello",), (14,)))
+    assert str(caught.value) == "row 3: answer_start 14 points to 'od he', the answer is 'hello'"
 
 
 @pytest.mark.parametrize("answers", [("captain",), ("",)])

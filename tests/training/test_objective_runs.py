@@ -96,3 +96,8 @@ def test_verbs_use_a_run(tmp_path):
 
 def test_there_is_a_kind_for_each_objective():
     assert {"completion": "causal-lm", "denoising": "seq2seq"}.keys() == set(KINDS) - OBJECTIVES.keys()
+
+
+def test_class_without_an_example_is_noted(tmp_path, notes):
+    train("classification", tmp_path / "a", model={"labels": ["bad", "good", "fine"]})
+    assert "no example to train on is labelled fine" in notes
