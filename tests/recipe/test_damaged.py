@@ -185,7 +185,7 @@ def test_a_slip_of_a_key_gets_the_right_suggestion(path):
 
 @slow
 def test_every_slip_of_a_key_gets_the_right_suggestion():
-    assert sum(check_slips(path, list) for path in list_places()) == 43_264
+    assert sum(check_slips(path, list) for path in list_places()) == 66_072
 
 
 def test_a_slip_in_a_file_names_the_key():
