@@ -80,7 +80,7 @@ def merge(model: Any, name: str = "the adapter") -> Any:
     try:
         with runtime.quiet():
             return model.merge_and_unload(safe_merge=True)
-    except Exception as err:  # methods refuse in their own ways: AttributeError, ValueError, NotImplementedError
+    except Exception as err:  # methods refuse in their own ways
         raise InputError(f"{name} cannot be merged: {kind}: {shorten(err)}") from err
 
 

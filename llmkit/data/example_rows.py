@@ -87,12 +87,15 @@ class ExampleRows(Dataset[Row]):  # type: ignore[misc]  # mypy does not follow t
 
     def count(self) -> tuple[int, int]:
         """Count the tokens of these rows, and their targets."""
-        tokens = targets = 0
-        for row in self:
-            labels = row.get("labels", row.get("start_positions"))
-            tokens += len(row["input_ids"])
-            targets += int((np.asarray(labels) != IGNORED).sum()) if labels is not None else 0
-        return tokens, targets
+        import pyarrow.compute as pc
+
+        labels = "labels" if "labels" in self._columns else "start_positions"
+        tokens, targets = (
+            self.dataset.data.column(name).slice(self._first, len(self)) for name in ("input_ids", labels)
+        )
+        values = pc.list_flatten(targets) if hasattr(targets.type, "value_type") else targets
+        lengths = pc.sum(pc.list_value_length(tokens)).as_py()
+        return lengths or 0, pc.sum(pc.not_equal(values, IGNORED)).as_py() or 0
 
 
 def keep_rows(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from objective_recipes import objective_recipe
 
 import llmkit
 from llmkit.errors import InputError
@@ -340,3 +341,12 @@ def test_virtual_tokens_take_places_and_forbid_packing(make_recipe, make_checkpo
     recipe["data"] = {**recipe["data"], "pack": None, "max_length": context}
     with pytest.raises(InputError, match=f"{context} exceeds the model's context of {context - 4} beside 4 virtual"):
         building.plan(llmkit.read_recipe(recipe))
+
+
+@pytest.mark.parametrize("kind", ["completion", "seq2seq", "classification", "question-answering"])
+def test_ledger_counts_the_tokens_and_targets_of_examples(kind, tmp_path):
+    plan = building.plan(llmkit.read_recipe(objective_recipe(kind, tmp_path, data={"eval_rows": 7})))
+    for rows in (plan.data.train.rows, plan.data.held_out[0].rows):
+        labels = [row.get("labels", row.get("start_positions")) for row in rows]
+        expected = sum(len(row["input_ids"]) for row in rows), sum(int((label != -100).sum()) for label in labels)
+        assert rows.count() == expected
