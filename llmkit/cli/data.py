@@ -2,13 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llmkit.cli import options, render
 from llmkit.errors import InputError
 from llmkit.recipe.reading import find_recipes, read_recipe
+from llmkit.recipe.rules import has_examples
 
 app = typer.Typer(help="Make a tokenizer, and look at training data.", rich_markup_mode=None)
 
@@ -53,10 +54,10 @@ def tokenizer(
     if objective is None:
         objective = recipe.objective if recipe is not None and recipe.objective in KINDS else "causal-lm"
     texts = files if recipe is None else recipe.data
+    of_pairs = recipe is not None and recipe.objective == "seq2seq" and has_examples(recipe)
+    reading: dict[str, Any] = {"of_pairs": of_pairs, "text_column": text_column, "encoding": encoding}
     try:
-        path = train_tokenizer(
-            texts, out, vocab_size, objective=objective, text_column=text_column, encoding=encoding, overwrite=overwrite
-        )
+        path = train_tokenizer(texts, out, vocab_size, objective=objective, overwrite=overwrite, **reading)
     except InputError as err:
         if is_recipe:
             raise

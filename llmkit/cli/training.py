@@ -1,5 +1,6 @@
 """What `llmkit pretrain` and `llmkit finetune` share: their options, and a run from a recipe."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -49,6 +50,8 @@ def run_recipe(
 
         render.write(describe_plan(recipe))
         return
+    # torch's own switch, read before its first tensor: large ones lie in pages of 2 MB, and fewer have to be fetched
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from llmkit.training.running import train
     from llmkit.training.stopping import Interrupted
 
@@ -80,10 +83,11 @@ def refuse(recipe: Recipe, key: str, sentence: str) -> InputError:
 
 def _describe(progress: "Progress") -> str:
     loss = "skipped" if progress.loss is None else f"loss {progress.loss:.4f}"
-    return (
-        f"step {progress.step:,} of {progress.max_steps:,}, {loss}, lr {progress.lr:.3g}, "
-        f"{progress.tokens_per_s:,.0f} tokens/s, MFU {progress.utilization:.0%}, {_spell(progress.seconds_left)} left"
-    )
+    rate = f"{progress.tokens_per_s:,.0f} targets/s"
+    if progress.utilization is not None:  # each token is a target
+        rate = f"{progress.tokens_per_s:,.0f} tokens/s, MFU {progress.utilization:.0%}"
+    done = f"step {progress.step:,} of {progress.max_steps:,}"
+    return f"{done}, {loss}, lr {progress.lr:.3g}, {rate}, {_spell(progress.seconds_left)} left"
 
 
 def _spell(seconds: float) -> str:

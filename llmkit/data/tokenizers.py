@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmkit.data.examples import Pair, read_examples
 from llmkit.data.ledger import Counts
 from llmkit.data.sources import Document, OnBad, is_shards, list_files, read_documents
 from llmkit.errors import InputError, RunError
@@ -73,6 +74,7 @@ def train_tokenizer(
     vocab_size: int,
     *,
     objective: str = "causal-lm",
+    of_pairs: bool = False,
     text_column: str = "text",
     encoding: str = "utf-8",
     overwrite: bool = False,
@@ -93,6 +95,7 @@ def train_tokenizer(
         vocab_size: Tokens in all, special ones among them; fewer where the files hold too few pairs that occur twice,
             with a note.
         objective: What models the tokenizer is for: causal-lm, masked-lm or seq2seq.
+        of_pairs: Whether the data section is one of texts and their translations: both are read.
         text_column: The column that holds the text, where there are columns.
         encoding: The encoding of text files.
         overwrite: Whether a tokenizer in `out` is replaced.
@@ -108,7 +111,7 @@ def train_tokenizer(
     kind = _find_kind(objective, vocab_size)
     _check_place(out, overwrite)
     if isinstance(files, DataSpec):
-        counts, pieces = _begin_mixture(files)
+        counts, pieces = _begin_mixture(files, of_pairs)
     else:
         paths = [path for name in files for path in list_files(str(name))]
         counts = Counts(", ".join(str(name) for name in files)[:160])
@@ -163,16 +166,17 @@ def _check_place(out: Path, overwrite: bool) -> None:
         raise InputError(f"cannot write to {out}; expected a folder in a place that can be written to")
 
 
-def _begin_mixture(data: DataSpec) -> tuple[Counts, Iterator[str]]:
+def _begin_mixture(data: DataSpec, of_pairs: bool = False) -> tuple[Counts, Iterator[str]]:
     sources: Sequence[SourceSpec] = data.mix or [data]
     for part in sources:
-        if part.path is None:
+        if part.path is None and part.source_path is None:
             raise InputError("no data to train on; expected data.path, or data.mix with a path each")
-        if is_shards(part.path):
+        if part.path is not None and is_shards(part.path):
             raise InputError(f"{part.path} holds token shards; a tokenizer is made from texts")
     weights = [part.weight or 1.0 for part in data.mix or []] or [1.0]
-    counts = Counts(", ".join(str(part.path) for part in sources)[:160])
-    return counts, _mix([_read_pieces(part, counts, data.on_bad) for part in sources], weights)
+    counts = Counts(", ".join(str(part.path or part.source_path) for part in sources)[:160])
+    read = _read_sides if of_pairs else _read_pieces
+    return counts, _mix([read(part, counts, data.on_bad) for part in sources], weights)
 
 
 def _mix(sources: Sequence[Iterator[str]], weights: Sequence[float]) -> Iterator[str]:
@@ -197,6 +201,13 @@ def _read_pieces(spec: SourceSpec, counts: Counts, on_bad: OnBad = "error") -> I
                 end = text.rfind("\n", start, end) + 1 or end
             yield text[start:end]
             start = end
+
+
+def _read_sides(spec: SourceSpec, counts: Counts, on_bad: OnBad = "error") -> Iterator[str]:
+    for pair in read_examples(spec, "pair", on_bad=on_bad, counts=counts):
+        assert isinstance(pair, Pair)
+        yield pair.source
+        yield pair.target
 
 
 def _leave_last(documents: Iterator[Document], number: int, name: str) -> Iterator[Document]:

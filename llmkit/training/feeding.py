@@ -1,10 +1,13 @@
 """What a model is fed: from a recipe to rows and to batches, and to what use has to know of them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llmkit.data.collating import Collator, PaddedCollator
+import torch
+from torch.nn import functional
+
+from llmkit.data.collating import IGNORED, Collator, PaddedCollator
 from llmkit.data.corrupting import Corrupt
 from llmkit.data.denoising import Denoiser
 from llmkit.data.masking import Masker
@@ -146,8 +149,23 @@ def make_collator(recipe: Recipe, model: Any, tokenizer: Any, isolation: Any) ->
     pad = next(i for i in (tokenizer.pad_token_id, filler, 0) if i is not None)
     if recipe.objective == "causal-lm" and not has_examples(recipe):
         return Collator(pad, isolation, mask_dtype=model.dtype)
-    shift = core.prepare_decoder_input_ids_from_labels if recipe.objective == "seq2seq" else None
-    return PaddedCollator(pad, shift=shift)
+    return PaddedCollator(pad, shift=_find_shift(core, pad) if recipe.objective == "seq2seq" else None)
+
+
+def _find_shift(model: Any, pad: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Find what makes a decoder's inputs of its labels: the model's own way, or that which M2M100 keeps inside."""
+    own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if own is not None:
+        return own  # type: ignore[no-any-return]
+    start = model.config.decoder_start_token_id
+    if start is None:
+        raise InputError("the model's config states no decoder_start_token_id, with which a decoder begins")
+
+    def shift(labels: torch.Tensor) -> torch.Tensor:
+        inputs = functional.pad(labels, (1, 0), value=start)[:, :-1]
+        return inputs.masked_fill(inputs == IGNORED, pad)
+
+    return shift
 
 
 def describe_facts(recipe: Recipe, model: Any, tokenizer: Any, *, task: str) -> Mapping[str, object]:

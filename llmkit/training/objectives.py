@@ -29,6 +29,9 @@ def causal_lm_loss(model: torch.nn.Module, batch: Batch, num_targets: torch.Tens
         nats, Shape: (). Summed over a step's micro-batches it is the mean over all targets, however they are split.
     """
     labels = _labels(batch)
+    mask = batch.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:  # rows of one sequence: prompts and padding are no targets
+        return _sum_at_targets(model, batch, _move_to_left(labels)) / num_targets
     logits = _forward(model, batch).logits[:, -labels.shape[1] :]  # an adapter may put virtual tokens before a text
     return sum_next_nll(logits, labels) / num_targets
 
@@ -38,7 +41,7 @@ def token_loss(model: torch.nn.Module, batch: Batch, num_targets: torch.Tensor |
 
     Arguments and result are those of causal_lm_loss.
     """
-    return sum_nll(_forward(model, batch).logits, _labels(batch)) / num_targets
+    return _sum_at_targets(model, batch, _labels(batch)) / num_targets
 
 
 def classification_loss(model: torch.nn.Module, batch: Batch, num_targets: torch.Tensor | int) -> torch.Tensor:
@@ -72,6 +75,44 @@ def question_answering_loss(model: torch.nn.Module, batch: Batch, num_targets: t
 
 def _forward(model: torch.nn.Module, batch: Batch) -> Any:
     return model(**{name: value for name, value in batch.items() if name not in LABELS})
+
+
+def _sum_at_targets(model: torch.nn.Module, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
+    """Sum the negative log-likelihood of labels, each at its own place, and have the head compute no other logits.
+
+    Over a large vocabulary the head is much of a small model: of masked-lm, six positions in seven are no targets.
+    """
+    is_target = labels != IGNORED
+    num_targets = int(is_target.sum())
+
+    def pick(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        if inputs[0].ndim != 3:  # no vectors of tokens: the model computes its logits otherwise
+            return None
+        # an adapter may put virtual tokens before a text
+        return inputs[0][:, -labels.shape[1] :][is_target][None], *inputs[1:]
+
+    head = _find_head(model)
+    handle = head.register_forward_pre_hook(pick) if head is not None else None
+    try:
+        logits = _forward(model, batch).logits
+    finally:
+        if handle is not None:
+            handle.remove()
+    if logits.shape[:2] != (1, num_targets):  # those of all tokens
+        logits = logits[:, -labels.shape[1] :][is_target]
+    return sum_nll(logits, labels[is_target])
+
+
+def _find_head(model: Any) -> torch.nn.Module | None:
+    """Find the module that makes logits of the vectors of tokens; None of a compiled model, whose shapes are fixed."""
+    while not hasattr(model, "_orig_mod"):
+        if hasattr(model, "get_output_embeddings"):
+            head = model.get_output_embeddings()
+            return head if isinstance(head, torch.nn.Module) else None
+        if not hasattr(model, "module"):
+            return None
+        model = model.module
+    return None
 
 
 def _labels(batch: Batch, name: str = "labels") -> torch.Tensor:
@@ -116,8 +157,12 @@ def sum_next_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Returns:
         nats, Shape: ().
     """
-    # the labels move, not the logits, which would be copied
-    return sum_nll(logits, functional.pad(labels, (0, 1), value=IGNORED)[:, 1:])
+    return sum_nll(logits, _move_to_left(labels))
+
+
+def _move_to_left(labels: torch.Tensor) -> torch.Tensor:
+    """Move labels to the tokens that predict them; the logits, which would be copied, stay."""
+    return functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
 
 
 def causal_targets(batch: Batch) -> torch.Tensor:

@@ -12,9 +12,10 @@ from llmkit import runfolder
 
 @dataclass(frozen=True)
 class Progress:
-    """Says how far a run is: loss in nats (None where the step was skipped), tokens a second, seconds left.
+    """Says how far a run is: loss in nats (None where the step was skipped), targets a second, seconds left.
 
-    `utilization` is the share of the device's peak arithmetic (model FLOP utilization, Chowdhery et al. 2022).
+    `utilization` is the share of the device's peak arithmetic (model FLOP utilization, Chowdhery et al. 2022); None
+    where the targets are not all that the model reads, and their number does not tell its work.
     """
 
     step: int
@@ -22,7 +23,7 @@ class Progress:
     loss: float | None
     lr: float
     tokens_per_s: float
-    utilization: float
+    utilization: float | None
     seconds_left: float
 
 
@@ -33,7 +34,7 @@ class Tracker:
         folder: The run folder, which gets metrics.jsonl.
         accelerator: Whose other trackers are fed.
         max_steps: Steps of the run.
-        utilization_per_token: Share of the peak that one token a second takes.
+        utilization_per_token: Share of the peak that one target a second takes; None where that is unknown.
         watch: Is given the Progress after each step.
     """
 
@@ -42,7 +43,7 @@ class Tracker:
         folder: Path,
         accelerator: Accelerator,
         max_steps: int,
-        utilization_per_token: float,
+        utilization_per_token: float | None,
         watch: Callable[[Progress], None] | None,
     ) -> None:
         self._path = folder / "metrics.jsonl"
@@ -86,7 +87,8 @@ class Tracker:
         if self._watch is not None and self._accelerator.is_main_process:
             first_step, first_seconds = self._first
             left = (seconds - first_seconds) / max(step - first_step, 1) * (self._max_steps - step)
-            self._watch(Progress(step, self._max_steps, loss, lr, rate, rate * self._utilization, left))
+            share = None if self._utilization is None else rate * self._utilization
+            self._watch(Progress(step, self._max_steps, loss, lr, rate, share, left))
 
     def log_evaluation(self, step: int, values: dict[str, float], samples: list[dict[str, str]]) -> None:
         """Log an evaluation."""

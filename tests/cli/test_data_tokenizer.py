@@ -126,3 +126,22 @@ def test_data_tokenizer_hints_at_the_keys_of_a_recipe(recipe, llmkit_cli):
         sentence = "--text-column and --encoding cannot act on a recipe"
         assert llmkit_cli(*call, *option) == (2, "", error.format(sentence, hint))
     assert not (recipe / "tok").exists()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_data_tokenizer_of_a_recipe_of_translations_reads_both_sides(corpus, llmkit_cli, mixed):
+    sides = {"train.en": [f"{i} sailors saw the sea" for i in range(9)], "train.zh": ["你看见了大海吗"] * 9}
+    for name, lines in sides.items():
+        (corpus / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (corpus / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    keys = ["data.source_path=train.en", "data.target_path=train.zh"]
+    if mixed:
+        keys = ["data.mix=[{source_path: train.en, target_path: train.zh}]"]
+    size = ("--vocab-size", "9999", "--quiet")
+    call = ("data", "tokenizer", "translation-en-de-small", *keys, "data.eval_rows=2", "-o", "one", *size)
+    assert llmkit_cli(*call) == (0, "one\n", "")
+    both = ("train.en.txt", "train.zh.txt", "--for", "seq2seq")
+    assert llmkit_cli("data", "tokenizer", *both, "-o", "two", *size) == (0, "two\n", "")
+    assert set(read_vocabulary(corpus / "one")) == set(read_vocabulary(corpus / "two"))
+    assert llmkit_cli("data", "tokenizer", "train.en.txt", "--for", "seq2seq", "-o", "en", *size) == (0, "en\n", "")
+    assert set(read_vocabulary(corpus / "en")) < set(read_vocabulary(corpus / "one"))

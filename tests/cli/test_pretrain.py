@@ -1,5 +1,6 @@
 """`llmkit pretrain`: what it prints, its exit codes, and that it goes on where it stopped."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,7 +13,9 @@ import pytest
 from small_runs import read_curve
 
 import llmkit
+from llmkit.cli.training import _describe
 from llmkit.recipe.reading import dump_recipe
+from llmkit.training.tracking import Progress
 
 
 @pytest.fixture
@@ -169,3 +172,21 @@ def test_full_disk_ends_the_run_with_one_sentence(recipe_file, llmkit_cli, monke
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == "llmkit: error: disk full while saving step 4; step 2 is intact"
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-000002"]
+
+
+@pytest.mark.parametrize("given, wanted", [(None, "1"), ("0", "0")])
+def test_pretrain_asks_torch_for_large_pages_unless_told_otherwise(recipe_file, llmkit_cli, monkeypatch, given, wanted):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "")
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    if given:
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given)
+    recipe_file()
+    assert llmkit_cli("pretrain", "r.yaml", "train.max_steps=1", "--quiet")[0] == 0
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == wanted
+
+
+def test_progress_says_targets_where_not_every_token_is_one():
+    progress = Progress(3, 10, 2.5, 1e-3, 1234.4, 0.25, 60.0)
+    assert _describe(progress) == "step 3 of 10, loss 2.5000, lr 0.001, 1,234 tokens/s, MFU 25%, 60 s left"
+    fewer = dataclasses.replace(progress, utilization=None, loss=None)
+    assert _describe(fewer) == "step 3 of 10, skipped, lr 0.001, 1,234 targets/s, 60 s left"

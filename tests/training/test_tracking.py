@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from objective_recipes import objective_recipe
 from small_runs import read_curve
 
 import llmkit
@@ -58,3 +59,10 @@ def test_tensorboard_that_is_not_installed_is_named_before_anything_is_loaded(ma
         InputError, match=r"log.to: tensorboard is not installed \(pip install .llmkit\[tensorboard\].\)"
     ):
         llmkit.train(make_recipe(log={"to": ["tensorboard"]}))
+
+
+@pytest.mark.parametrize("kind", ["completion", "masked-lm", "classification"])
+def test_watch_is_given_no_utilization_where_not_every_token_is_a_target(kind, tmp_path):
+    seen = []
+    llmkit.train(objective_recipe(kind, tmp_path), watch=seen.append)
+    assert seen and all(p.tokens_per_s > 0 and p.utilization is None for p in seen)
