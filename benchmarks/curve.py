@@ -14,12 +14,13 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks curve", description=__doc__)
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .svg file to write")
+    parser.add_argument("--unit", default="nats a token", help="the unit of the loss (default: nats a token)")
     options = parser.parse_args(arguments)
     lines = (options.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    draw([json.loads(line) for line in lines], options.output)
+    draw([json.loads(line) for line in lines], options.output, unit=options.unit)
 
 
-def draw(records: list[dict[str, Any]], path: Path) -> None:
+def draw(records: list[dict[str, Any]], path: Path, *, unit: str) -> None:
     """Draw what metrics.jsonl holds; the same numbers give the same file."""
     import matplotlib
     from matplotlib import pyplot
@@ -33,7 +34,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     axes.plot([s for s, _ in steps], smooth([loss for _, loss in steps]), color=TRAIN, linewidth=1.6, label="training")
     axes.plot(*zip(*held, strict=True), color=HELD, marker="o", markersize=4, linewidth=1.2, label="held-out text")
     axes.set_xlabel("step", color=INK)
-    axes.set_ylabel("loss, nats a token", color=INK)
+    axes.set_ylabel(f"loss, {unit}", color=INK)
     axes.tick_params(colors=INK)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))

@@ -151,5 +151,6 @@ def test_compiled_model_keeps_its_shapes_and_a_wrapped_one_is_found():
     model = make("gpt2")
     assert objectives._find_head(model) is model.lm_head
     assert objectives._find_head(torch.nn.DataParallel(model)) is model.lm_head
+    assert objectives._config(torch.nn.DataParallel(model)) is model.config
     assert objectives._find_head(torch.compile(model, backend="eager")) is None
     assert objectives._find_head(torch.compile(torch.nn.DataParallel(model), backend="eager")) is None
