@@ -159,6 +159,42 @@ def pipe_as_data(folder: Files, tiny: Files) -> None:
     os.mkfifo(folder / "t.jsonl")
 
 
+FINETUNE = ("finetune", "r.yaml", "model.name={tiny}")
+EXAMPLES = """version: 1
+objective: {}
+output_dir: run
+model: {{dtype: float32}}
+data: {{path: t.jsonl}}
+train: {{max_steps: 2, global_batch_size: 1, mixed_precision: "no"}}
+"""
+
+
+def examples(objective: str, *rows: dict[str, object]):
+    """A recipe of an objective over rows of columns."""
+
+    def setup(folder: Files, tiny: Files) -> None:
+        (folder / "r.yaml").write_text(EXAMPLES.format(objective), encoding="utf-8")
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / "t.jsonl").write_text(lines, encoding="utf-8")
+
+    return setup
+
+
+def labelled(*labels: object):
+    return examples("classification", *({"text": "a story", "label": label} for label in labels))
+
+
+def asked(answer: str, start: int | None):
+    """Questions of which the second has this answer at this place."""
+    context = "The captain said nothing. 他什么也没说。"
+    right = {"text": ["captain"], "answer_start": [4]}
+    wrong = {"text": [answer], "answer_start": [start]}
+    return examples(
+        "question-answering",
+        *({"question": "who?", "context": context, "answers": answers} for answers in (right, wrong)),
+    )
+
+
 TRANSLATE = ("translate", "hi", "-m", "{tiny}")
 ANSWER = ("-m", "{tiny}", "-c", "c.txt")
 CONTEXT = text_file("c.txt", "The captain said nothing. 他什么也没说。")
@@ -338,6 +374,20 @@ ROWS = [
         ("generate", "hi", "-m", "./ad"),
         1,
         r"the base of the adapter \./ad is not at hand: .*",
+    ),
+    (
+        "merge of an adapter for another width",
+        adapter(16),
+        ("export", "merge", "{tiny}", "out", "-a", "ad"),
+        2,
+        r"the adapter ad was made for 16 inputs at .*, the base has 32",
+    ),
+    (
+        "merge of an adapter for other weights",
+        adapter(facts={"base_sha256": "0" * 64}),
+        ("export", "merge", "{tiny}", "out", "-a", "ad"),
+        2,
+        r"the adapter ad was made for other weights than .* \(its sha256 differs\)",
     ),
     # settings
     ("top_p above 1", nothing, (*GENERATE, "--top-p", "1.5"), 2, r"top_p out of range, got 1\.5; expected .*"),
@@ -523,6 +573,84 @@ ROWS = [
         (*PRETRAIN, "--resume", "./x"),
         2,
         r"no step to resume from at x; .*",
+    ),
+    # examples
+    (
+        "labels that count from 1",
+        labelled(*range(1, 6)),
+        (*FINETUNE, "model.labels=[a,b,c,d,e]"),
+        2,
+        r"t\.jsonl row 5: unknown label, got 5; expected a, b, c, d, e, or 0 to 4",
+    ),
+    (
+        "label -1",
+        labelled("neg", -1),
+        (*FINETUNE, "model.labels=[neg,pos]"),
+        2,
+        r"t\.jsonl row 2: unknown label, got -1; expected neg, pos, or 0 to 1",
+    ),
+    (
+        "label that is none of the names",
+        labelled("neg", "pos", "neutral"),
+        (*FINETUNE, "model.labels=[neg,pos]"),
+        2,
+        r"t\.jsonl row 3: unknown label, got 'neutral'; expected neg, pos, or 0 to 1",
+    ),
+    (
+        "label that is null",
+        labelled("neg", None),
+        (*FINETUNE, "model.labels=[neg,pos]"),
+        2,
+        r"t\.jsonl row 2: expected text or a number as label, got null",
+    ),
+    (
+        "answer that begins elsewhere",
+        asked("nothing", 4),
+        FINETUNE,
+        2,
+        r"t\.jsonl row 2: answer_start 4 points to 'captain', the answer is 'nothing'",
+    ),
+    (
+        "answer that begins before the text",
+        asked("nothing", -30),
+        FINETUNE,
+        2,
+        r"t\.jsonl row 2: answer_start -30 points to .*, the answer is 'nothing'",
+    ),
+    (
+        "answer beyond the text",
+        asked("什么", 99),
+        FINETUNE,
+        2,
+        r"t\.jsonl row 2: answer_start 99 points to '', the answer is '什么'",
+    ),
+    (
+        "answer that is not in the text",
+        asked("the cook", None),
+        FINETUNE,
+        2,
+        r"t\.jsonl row 2: the answer 'the cook' does not stand in the text",
+    ),
+    (
+        "answer that is empty",
+        asked("", None),
+        FINETUNE,
+        2,
+        r"t\.jsonl row 2: the answer '' does not stand in the text",
+    ),
+    (
+        "adapter for modules that there are not",
+        labelled("a"),
+        (*FINETUNE, "objective=causal-lm", "adapter={peft_type: LORA, target_modules: [query]}"),
+        2,
+        r"adapter\.target_modules: gpt2 has no module 'query'; its linear modules are c_attn, c_fc, c_proj, lm_head",
+    ),
+    (
+        "adapter for a pattern that nothing matches",
+        labelled("a"),
+        (*FINETUNE, "objective=causal-lm", "adapter={peft_type: LORA, target_modules: .*query}"),
+        2,
+        r"adapter\.target_modules: nothing in gpt2 matches; its linear modules are c_attn, c_fc, c_proj, lm_head",
     ),
     ("no seconds", recipe(), (*PRETRAIN, "--max-seconds", "0"), 2, r"max_seconds out of range, got 0.*"),
     ("inspect nothing", nothing, ("data", "inspect", "none.yaml"), 2, r"recipe not found: none\.yaml"),
@@ -730,3 +858,38 @@ def test_bad_input_gets_one_sentence(
     assert "Traceback" not in err
     assert sum(line.startswith("hint: ") for line in err.splitlines()) <= 1
     assert tree(tmp_path) == before
+
+
+NOTED = [
+    (
+        "one class only",
+        labelled("neg", "neg"),
+        (*FINETUNE, "model.labels=[neg,pos]"),
+        "no example to train on is labelled pos",
+    ),
+    (
+        "class without an example",
+        labelled("neg", "pos", 0, 1),
+        (*FINETUNE, "model.labels=[neg,pos,neutral]"),
+        "no example to train on is labelled neutral",
+    ),
+    (
+        "class that is held out alone",
+        labelled("neg", "neg", "pos"),
+        (*FINETUNE, "model.labels=[neg,pos]", "data.eval_rows=1"),
+        "no example to train on is labelled pos",
+    ),
+]
+
+
+@pytest.mark.parametrize(("setup", "arguments", "note"), [r[1:] for r in NOTED], ids=[r[0] for r in NOTED])
+def test_odd_input_is_taken_with_one_note(
+    setup, arguments, note, make_checkpoint, llmkit_cli, tmp_path, tmp_path_factory, monkeypatch
+):
+    tiny = make_checkpoint("gpt2")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    setup(tmp_path, tiny)
+    code, out, err = llmkit_cli(*(a.replace("{tiny}", str(tiny)) for a in arguments), stdin="")
+    assert (code, out) == (0, "run\n"), err
+    assert err.splitlines().count(f"llmkit: note: {note}") == 1, err
