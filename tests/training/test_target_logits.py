@@ -30,7 +30,7 @@ def make(kind):
     own = T5 if kind in ("t5", "mt5") else SIDES if kind in SEQ2SEQ else SHAPE
     config = AutoConfig.for_model(kind, **{"vocab_size": 41, "pad_token_id": 0, **own, **MORE.get(kind, {})})
     if kind in SEQ2SEQ:
-        config.decoder_start_token_id = 0
+        config.decoder_start_token_id = 2  # not the id of padding
     auto = {"causal-lm": AutoModelForCausalLM, "masked-lm": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}
     return auto[objective_of(kind)].from_config(config).double().eval()
 
