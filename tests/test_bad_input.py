@@ -879,6 +879,12 @@ NOTED = [
         (*FINETUNE, "model.labels=[neg,pos]", "data.eval_rows=1"),
         "no example to train on is labelled pos",
     ),
+    (
+        "class missing in the evaluation data",
+        labelled("neg", "pos", "neg"),
+        (*FINETUNE, "model.labels=[neg,pos]", "data.eval_rows=1"),
+        "no example to evaluate on is labelled pos",
+    ),
 ]
 
 

@@ -118,13 +118,16 @@ class PaddedCollator:
     by id.
 
     Where `shift` is given it makes `decoder_input_ids` of the labels, as an encoder-decoder's own method
-    prepare_decoder_input_ids_from_labels does.
+    prepare_decoder_input_ids_from_labels does. Where `no_cache` is set it holds `use_cache` False: a decoder would
+    keep keys and values that nothing reads.
     """
 
     isolation: Isolation | None = None
 
-    def __init__(self, pad_id: int, *, shift: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
-        self.pad_id, self.shift = pad_id, shift
+    def __init__(
+        self, pad_id: int, *, shift: Callable[[torch.Tensor], torch.Tensor] | None = None, no_cache: bool = False
+    ) -> None:
+        self.pad_id, self.shift, self.no_cache = pad_id, shift, no_cache
 
     def __call__(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, torch.Tensor | bool]:
         """Make a batch of rows."""
@@ -146,4 +149,4 @@ class PaddedCollator:
             labels = batch["labels"]
             assert isinstance(labels, torch.Tensor)
             batch["decoder_input_ids"] = self.shift(labels)
-        return batch
+        return batch | ({"use_cache": False} if self.no_cache else {})

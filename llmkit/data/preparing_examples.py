@@ -189,7 +189,7 @@ def _as_dataset(parts: Sequence[ExampleRows]) -> Any:
 
     found = [part.select() for part in parts]
     joined = found[0] if len(found) == 1 else datasets.concatenate_datasets(found)
-    return joined.with_format("numpy")
+    return joined.remove_columns(["example", "where"]).with_format("numpy")
 
 
 def _read_held(measured: Sequence[tuple[_Source, ExampleRows]]) -> list[Example]:

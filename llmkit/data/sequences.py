@@ -1,7 +1,8 @@
 """From an example to the rows of tokens that a model is trained on: one way of encoding for training and use."""
 
 import functools
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -14,6 +15,8 @@ from llmkit.data.examples import Completion, Kind, Label, Labelled, Pair, Questi
 from llmkit.encoding import pairs, prompts, segments
 from llmkit.encoding.directions import Direction
 from llmkit.errors import InputError
+
+logger = logging.getLogger("llmkit")
 
 OnLong = Literal["error", "cut", "split", "drop"]
 Array = npt.NDArray[Any]
@@ -214,9 +217,24 @@ def find_label(label: object, names: Sequence[str], where: str) -> int:
     digits = str(label)
     if isinstance(label, str | int) and digits.isdecimal() and len(digits) < 10 and int(digits) < len(names):
         return int(digits)
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     got = repr(label) if isinstance(label, str | int | float) else describe(label)
-    raise InputError(f"{where}: unknown label, got {got}; expected {shown}, or 0 to {len(names) - 1}")
+    raise InputError(f"{where}: unknown label, got {got}; expected {_shorten(names)}, or 0 to {len(names) - 1}")
+
+
+def note_missing_classes(found: Collection[int], names: Sequence[str], purpose: str) -> None:
+    """Note the classes that no example has.
+
+    Args:
+        found: The classes that examples have.
+        names: The names of all classes.
+        purpose: What the examples are for, as "train on".
+    """
+    if missing := [name for i, name in enumerate(names) if i not in found]:
+        logger.info(f"no example to {purpose} is labelled {_shorten(missing)}")
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 @dataclass(frozen=True)

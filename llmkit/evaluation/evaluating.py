@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from llmkit import metrics
 from llmkit.data.examples import Example, Labelled, Pair, Question
-from llmkit.data.sequences import find_label
+from llmkit.data.sequences import find_label, note_missing_classes
 from llmkit.encoding import pairs
 from llmkit.errors import InputError
 from llmkit.evaluation.keys import Data, Task
@@ -168,7 +168,9 @@ def _measure_labels(plan: Plan, lm: Loaded, progress: Progress) -> Found:
     names = job.method.labels
     if len(names) < 2:
         raise InputError(f"{lm.name or 'the model'} has one label, {names[0]}; expected two or more for an accuracy")
-    meant = {label: names[find_label(label, names, where)] for label, where in plan.survey.labels.items()}
+    meant = {label: find_label(label, names, where) for label, where in plan.survey.labels.items()}
+    if plan.examples is None:  # those of a training were looked at before it began
+        note_missing_classes(set(meant.values()), names, "evaluate on")
     found: list[str] = []
     right: list[str] = []
     for chunk in plan.chunks(Labelled, progress):
@@ -176,7 +178,7 @@ def _measure_labels(plan: Plan, lm: Loaded, progress: Progress) -> Found:
         for row, result in zip(chunk, results, strict=True):
             found.append(result.label)
             assert isinstance(row.label, str | int)
-            right.append(meant[row.label])
+            right.append(names[meant[row.label]])
     return {"accuracy": metrics.accuracy(found, right), "f1_macro": metrics.f1_macro(found, right)}, {}
 
 

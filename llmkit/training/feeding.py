@@ -1,6 +1,6 @@
 """What a model is fed: from a recipe to rows and to batches, and to what use has to know of them."""
 
-import logging
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +10,18 @@ from torch.nn import functional
 from llmkit.data.collating import IGNORED, Collator, PaddedCollator
 from llmkit.data.corrupting import Corrupt
 from llmkit.data.denoising import Denoiser
+from llmkit.data.example_rows import ExampleRows
 from llmkit.data.masking import Masker
 from llmkit.data.preparing import Prepared, prepare
 from llmkit.data.preparing_examples import prepare_examples
-from llmkit.data.sequences import CompletionEncoder, Encoder, LabelEncoder, PairEncoder, WindowEncoder
+from llmkit.data.sequences import (
+    CompletionEncoder,
+    Encoder,
+    LabelEncoder,
+    PairEncoder,
+    WindowEncoder,
+    note_missing_classes,
+)
 from llmkit.encoding import directions, pairs, segments
 from llmkit.encoding.directions import Direction
 from llmkit.errors import InputError
@@ -21,8 +29,6 @@ from llmkit.heads import context_length, stated_length, unwrap
 from llmkit.recipe.rules import has_examples
 from llmkit.recipe.schema import DataSpec, Recipe
 from llmkit.training.adapting import count_virtual_tokens
-
-logger = logging.getLogger("llmkit")
 
 LONGEST = 512  # tokens of a source or a target, where neither the model nor its tokenizer states fewer
 
@@ -118,14 +124,13 @@ def prepare_data(recipe: Recipe, model: Any, tokenizer: Any, *, dataset: object,
 
 
 def _note_classes(data: Prepared, labels: Sequence[str]) -> None:
-    """Note the classes that no example has: the model will not learn to tell them."""
-    dataset: Any = data.train_dataset
-    numbers = dataset.with_format("numpy")["labels"][:]
-    if numbers.ndim > 1 or numbers.dtype.kind == "f":
-        return
-    missing = [label for i, label in enumerate(labels) if i not in set(numbers.tolist())]
-    if missing:
-        logger.info(f"no example to train on is labelled {', '.join(missing)}")
+    """Note the classes that no example to train or to evaluate on has."""
+    held = [part.rows.select() for part in data.held_out if isinstance(part.rows, ExampleRows)]
+    for purpose, datasets in (("train on", [data.train_dataset]), ("evaluate on", held)):
+        columns = [dataset.with_format("numpy")["labels"][:] for dataset in datasets]
+        if not columns or columns[0].ndim > 1 or columns[0].dtype.kind == "f":
+            continue
+        note_missing_classes({number for column in columns for number in column.tolist()}, labels, purpose)
 
 
 def _make_corruption(recipe: Recipe, spec: DataSpec, tokenizer: Any, max_length: int) -> tuple[Corrupt, int, int]:
@@ -149,7 +154,8 @@ def make_collator(recipe: Recipe, model: Any, tokenizer: Any, isolation: Any) ->
     pad = next(i for i in (tokenizer.pad_token_id, filler, 0) if i is not None)
     if recipe.objective == "causal-lm" and not has_examples(recipe):
         return Collator(pad, isolation, mask_dtype=model.dtype)
-    return PaddedCollator(pad, shift=_find_shift(core, pad) if recipe.objective == "seq2seq" else None)
+    shift = _find_shift(core, pad) if recipe.objective == "seq2seq" else None
+    return PaddedCollator(pad, shift=shift, no_cache="use_cache" in inspect.signature(core.forward).parameters)
 
 
 def _find_shift(model: Any, pad: int) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -153,8 +153,9 @@ def _load(spec: ModelSpec, tokenizer: Any, task: str, quantization: Mapping[str,
     model = load(
         str(spec.name),
         task=task,
-        dtype="float32",
+        dtype=spec.dtype,
         device="cpu",
+        tokenizer=spec.tokenizer,
         revision=spec.revision,
         kwargs={**describe_labels(spec), **few_bits, **spec.kwargs},
         new_head=task in NEW_HEADS,
@@ -169,7 +170,7 @@ def _load(spec: ModelSpec, tokenizer: Any, task: str, quantization: Mapping[str,
             model.set_attn_implementation(spec.attn_implementation)
         except (ValueError, ImportError) as err:
             raise InputError(f"model.attn_implementation: {_join_lines(err)}") from err
-    return model if few_bits else model.to(getattr(torch, spec.dtype))
+    return model
 
 
 def _special_ids(tokenizer: Any) -> dict[str, int | None]:

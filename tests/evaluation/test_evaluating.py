@@ -122,6 +122,12 @@ def test_labels_count_from_zero_in_the_order_given(loaded, tmp_path):
     assert sum(scores) == pytest.approx(1)
 
 
+def test_class_that_the_data_lack_is_noted(classifier, tmp_path, notes):
+    rows = [{"text": text, "label": 0} for text in sentences(6)]
+    llmkit.evaluate(classifier, on="sentiment", data=write(tmp_path / "a.jsonl", rows))
+    assert notes.count("no example to evaluate on is labelled positive") == 1
+
+
 @pytest.mark.parametrize(("label", "name"), [(0, "no"), ("1", "yes"), ("yes", "yes"), ("2", "2"), ("3", "3"), (3, "2")])
 def test_label_is_a_name_before_it_is_a_number(label, name):
     names = ["no", "yes", "3", "2"]

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from objective_recipes import objective_recipe
+from objective_recipes import KINDS, objective_recipe
 
 import llmkit
 from llmkit.errors import InputError
 from llmkit.training import building
+from llmkit.training.objectives import LABELS
 
 
 def problems(recipe):
@@ -238,7 +239,7 @@ def test_plan_needs_a_tokenizer(make_recipe):
         llmkit.build(recipe)
 
 
-def test_plan_takes_the_tokenizer_of_token_shards(make_recipe, stories, tmp_path):
+def test_plan_takes_the_tokenizer_of_token_shards(make_recipe, make_checkpoint, stories):
     from llmkit.data.caching import prepare_store
     from llmkit.loading import load_tokenizer
     from llmkit.recipe.schema import SourceSpec
@@ -248,6 +249,13 @@ def test_plan_takes_the_tokenizer_of_token_shards(make_recipe, stories, tmp_path
     recipe = make_recipe(data={"path": str(store.folder)})
     del recipe["model"]["tokenizer"]
     assert len(llmkit.build(recipe).train_dataset) == len(llmkit.build(make_recipe()).train_dataset)
+    small = make_checkpoint("gpt2", tokenizer="wordpiece")
+    recipe["model"] = {"name": str(small)}
+    with pytest.raises(InputError, match=rf"^model.tokenizer: it has \d+ tokens, the embedding of {small} 205 rows$"):
+        llmkit.build(recipe)
+    recipe["model"]["tokenizer"] = str(stories / "tokenizer")
+    with pytest.raises(InputError, match=r"^the tokenizer of .* has \d+ tokens, the embedding only 205 rows$"):
+        llmkit.build(recipe)
 
 
 def test_plan_starts_from_a_checkpoint(make_recipe, make_checkpoint):
@@ -276,16 +284,26 @@ def test_plan_refuses_a_prompt_that_leaves_no_room(make_recipe):
         llmkit.build(make_recipe(eval={"generate": ["今天天气很好" * 20]}))
 
 
-def test_gradient_checkpointing_changes_nothing_in_float64(make_recipe, tmp_path):
-    import small_runs
+def test_plan_reads_a_float64_checkpoint_without_rounding(make_recipe, make_checkpoint, tmp_path):
+    base = str(make_checkpoint("gpt2"))
+    model = llmkit.load(base, device="cpu", dtype="float64").model
+    with torch.no_grad():
+        model.transformer.wte.weight += 1e-12
+    model.save_pretrained(tmp_path / "precise")
+    recipe = make_recipe(data={"max_length": 32})
+    recipe["model"] = {"name": str(tmp_path / "precise"), "tokenizer": base, "dtype": "float64"}
+    assert torch.equal(llmkit.build(recipe).model.transformer.wte.weight, model.transformer.wte.weight)
 
-    pdrops = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
-    curves = []
-    for on in (False, True):
-        changes = {"model": {"dtype": "float64", "config": pdrops}, "train": {"gradient_checkpointing": on}}
-        run = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / str(on))))
-        curves.append([loss for _, loss in small_runs.read_curve(run.path)])
-    assert curves[1] == pytest.approx(curves[0], rel=1e-12)
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_build_gives_rows_that_its_collator_takes_and_no_cache(kind, tmp_path):
+    parts = llmkit.build(objective_recipe(kind, tmp_path, data={"eval_rows": 4}))
+    for dataset in (parts.train_dataset, parts.eval_dataset):
+        batch = parts.data_collator([dataset[i] for i in range(4)])
+        loss = parts.loss(parts.model, batch, 1)
+        assert torch.isfinite(loss)
+        inputs = {name: value for name, value in batch.items() if name not in LABELS}
+        assert getattr(parts.model(**inputs), "past_key_values", None) is None
 
 
 def train_low(make_recipe, **train):
