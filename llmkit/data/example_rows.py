@@ -219,8 +219,11 @@ def _arrow_type(pa: Any, value: Any) -> Any:
     return pa.list_(kind) if value.ndim else kind
 
 
-def describe(rows: ExampleRows, held: ExampleRows | None, passes: float | None) -> ExampleLedger:
-    """Tell what became of examples: those trained on, and those held out."""
-    tokens, targets = rows.count()
-    held_targets = held.count()[1] if held is not None else 0
-    return ExampleLedger(rows.counts, len(rows), tokens, targets, len(held or ()), held_targets, passes)
+def describe(train: ExampleRows | None, held: ExampleRows | None, passes: float | None) -> ExampleLedger:
+    """Tell what became of the examples of a source: those trained on, and those held out."""
+    rows = train if train is not None else held
+    assert rows is not None
+    trained = (len(train), *train.count()) if train is not None else (0, 0, 0)
+    return ExampleLedger(
+        rows.counts, *trained, *((len(held), held.count()[1]) if held is not None else (0, 0)), passes=passes
+    )

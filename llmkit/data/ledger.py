@@ -116,9 +116,12 @@ class ExampleLedger:
         parts += [f"{number:,} dropped: {rule}" for rule, number in counts.dropped.items() if number]
         if counts.bad_rows:
             parts.append(f"{counts.bad_rows:,} bad rows skipped")
-        trained = f"{self.num_rows:,} trained on ({self.num_tokens:,} tokens, {self.trained_on:,} targets)"
-        held = f", {self.num_held:,} held out ({self.held_out:,} targets)" if self.num_held else ""
-        return [name, f"  examples   {', '.join(parts)}", f"  rows       {trained}{held}"]
+        rows = []
+        if self.num_rows:
+            rows.append(f"{self.num_rows:,} trained on ({self.num_tokens:,} tokens, {self.trained_on:,} targets)")
+        if self.num_held:
+            rows.append(f"{self.num_held:,} held out ({self.held_out:,} targets)")
+        return [name, f"  examples   {', '.join(parts)}", f"  rows       {', '.join(rows)}"]
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def prepare_examples(
         passes = [w / sum(weights) * sum(sizes) / size for w, size in zip(weights, sizes, strict=True)]
     ledger = Ledger(
         [describe(part.train, part.held, p) for part, p in zip(parts, passes, strict=True)],
-        describe(measured[0][1], None, None) if other is not None else None,
+        describe(None, measured[0][1], None) if other is not None else None,
     )
     marks = [f"{part.train.fingerprint} {len(part.train)}" for part in parts]
     marks += [f"{rows.fingerprint} {len(rows)}" for _, rows in measured]

@@ -90,6 +90,11 @@ def has_examples(recipe: Recipe) -> bool:
     return recipe.objective != "masked-lm" and recipe.data.denoising is None
 
 
+def predicts_documents(recipe: Recipe) -> bool:
+    """Tell whether a causal language model is trained on documents, cut into rows of tokens."""
+    return recipe.objective == "causal-lm" and not has_examples(recipe)
+
+
 def _check_objective(recipe: Recipe) -> Iterator[Breach]:
     """Find keys that cannot act with the objective, and what it needs."""
     objective, data = recipe.objective, recipe.data

@@ -19,7 +19,7 @@ from llmkit.encoding.prompts import encode_prompt
 from llmkit.errors import InputError
 from llmkit.heads import context_length
 from llmkit.recipe.reading import read_recipe
-from llmkit.recipe.rules import has_examples, list_metrics
+from llmkit.recipe.rules import list_metrics, predicts_documents
 from llmkit.recipe.schema import Recipe
 from llmkit.training import adapting, feeding, models, optim
 from llmkit.training.objectives import OBJECTIVES, Loss, Objective
@@ -213,7 +213,7 @@ def _settle(recipe: Recipe, model: Any, tokenizer: Any, num_processes: int) -> t
     except InputError as err:
         refuse(recipe, [str(err)])
     isolation, pack = None, recipe.data.pack
-    if recipe.objective == "causal-lm" and not has_examples(recipe):
+    if predicts_documents(recipe):
         isolation = _find_isolation(recipe, model)
         pack = isolation is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,7 +13,7 @@ from llmkit.data import hub
 from llmkit.data.preparing import HeldOut
 from llmkit.decoding.text import Pieces
 from llmkit.loading import Loaded, load
-from llmkit.recipe.rules import has_examples
+from llmkit.recipe.rules import predicts_documents
 from llmkit.recipe.schema import Recipe
 from llmkit.tasks.generation import generate_batch
 from llmkit.training import estimating, measuring
@@ -41,7 +41,7 @@ def write_card(s: Session, folder: Path) -> str:
     """
     recipe = s.plan.recipe
     parts = [f"{_write_head(recipe)}\n# {recipe.name}", recipe.about, _describe_model(s), _describe_data(s)]
-    if recipe.objective == "causal-lm" and recipe.adapter is None and not has_examples(recipe):
+    if predicts_documents(recipe) and recipe.adapter is None:
         lm = load(folder, device=str(s.accelerator.device))
         parts.append(_describe_measures(s, lm))
         if recipe.eval.generate:

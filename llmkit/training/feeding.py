@@ -26,7 +26,7 @@ from llmkit.encoding import directions, pairs, segments
 from llmkit.encoding.directions import Direction
 from llmkit.errors import InputError
 from llmkit.heads import context_length, stated_length, unwrap
-from llmkit.recipe.rules import has_examples
+from llmkit.recipe.rules import has_examples, predicts_documents
 from llmkit.recipe.schema import DataSpec, Recipe
 from llmkit.training.adapting import count_virtual_tokens
 
@@ -45,7 +45,7 @@ def settle_lengths(recipe: Recipe, model: Any, tokenizer: Any) -> dict[str, obje
     beside = f" beside {virtual} virtual tokens" if virtual else ""
     if data.max_length is not None and context is not None and data.max_length > context:
         raise InputError(f"data.max_length: {data.max_length} exceeds the model's context of {context}{beside}")
-    is_plain = recipe.objective == "causal-lm" and not has_examples(recipe)
+    is_plain = predicts_documents(recipe)
     settled: dict[str, object] = {"on_long": data.on_long or ("split" if is_plain else "error")}
     if recipe.objective == "question-answering":
         return {"max_length": pairs.settle_length(config, tokenizer, data.max_length), "on_long": data.on_long}
@@ -152,7 +152,7 @@ def make_collator(recipe: Recipe, model: Any, tokenizer: Any, isolation: Any) ->
     core = unwrap(model)
     filler = core.config.get_text_config().pad_token_id
     pad = next(i for i in (tokenizer.pad_token_id, filler, 0) if i is not None)
-    if recipe.objective == "causal-lm" and not has_examples(recipe):
+    if predicts_documents(recipe):
         return Collator(pad, isolation, mask_dtype=model.dtype)
     shift = _find_shift(core, pad) if recipe.objective == "seq2seq" else None
     return PaddedCollator(pad, shift=shift, no_cache="use_cache" in inspect.signature(core.forward).parameters)

@@ -12,7 +12,7 @@ from accelerate import Accelerator, PartialState
 from llmkit import runfolder, runtime
 from llmkit.errors import InputError
 from llmkit.recipe.reading import dump_recipe
-from llmkit.recipe.rules import has_examples
+from llmkit.recipe.rules import predicts_documents
 from llmkit.recipe.schema import Recipe
 from llmkit.training import building, estimating, keeping, loop, optim, saving
 from llmkit.training.running import Run
@@ -108,7 +108,7 @@ def _open_session(
     prepared = accelerator.prepare(model)
     precision = str(train.mixed_precision)
     share = None
-    if watch is not None and plan.recipe.objective == "causal-lm" and not has_examples(plan.recipe):
+    if watch is not None and predicts_documents(plan.recipe):
         share = estimating.count_flops(model, int(plan.recipe.data.max_length or 0))
         share /= estimating.find_peak(accelerator.device, precision) * accelerator.num_processes
     identity = {

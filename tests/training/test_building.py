@@ -368,3 +368,12 @@ def test_ledger_counts_the_tokens_and_targets_of_examples(kind, tmp_path):
         labels = [row.get("labels", row.get("start_positions")) for row in rows]
         expected = sum(len(row["input_ids"]) for row in rows), sum(int((label != -100).sum()) for label in labels)
         assert rows.count() == expected
+
+
+def test_ledger_tells_the_rows_to_train_on_from_those_held_out(tmp_path):
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(12)]
+    recipe = llmkit.read_recipe(objective_recipe("classification", tmp_path))
+    plan = building.plan(recipe, dataset=rows, eval_dataset=rows[:4])
+    told = [line.split("(")[0].split() for line in str(plan.data.ledger).splitlines() if line.startswith("  rows")]
+    assert told == [["rows", "12", "trained", "on"], ["rows", "4", "held", "out"]]
+    assert plan.data.ledger.evaluation.held_out == 4
