@@ -82,14 +82,12 @@ def _sum_at_targets(model: torch.nn.Module, batch: Batch, labels: torch.Tensor) 
 
     Over a large vocabulary the head is much of a small model: of masked-lm, six positions in seven are no targets.
     """
-    is_target = labels != IGNORED
-    num_targets = int(is_target.sum())
+    places = (labels != IGNORED).reshape(-1).nonzero()[:, 0]  # the one synchronisation on a GPU
 
     def pick(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
         if inputs[0].ndim != 3:  # no vectors of tokens: the model computes its logits otherwise
             return None
-        # an adapter may put virtual tokens before a text
-        return inputs[0][:, -labels.shape[1] :][is_target][None], *inputs[1:]
+        return _take(inputs[0], labels, places)[None], *inputs[1:]
 
     head = _find_head(model)
     handle = head.register_forward_pre_hook(pick) if head is not None else None
@@ -98,9 +96,14 @@ def _sum_at_targets(model: torch.nn.Module, batch: Batch, labels: torch.Tensor) 
     finally:
         if handle is not None:
             handle.remove()
-    if logits.shape[:2] != (1, num_targets):  # those of all tokens
-        logits = logits[:, -labels.shape[1] :][is_target]
-    return sum_nll(logits, labels[is_target])
+    if logits.shape[:2] != (1, len(places)):  # those of all tokens
+        logits = _take(logits, labels, places)
+    return sum_nll(logits, labels.reshape(-1)[places])
+
+
+def _take(vectors: torch.Tensor, labels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Take the vectors at the places of labels; an adapter may have put virtual tokens before a text."""
+    return vectors[:, -labels.shape[1] :].reshape(-1, vectors.shape[-1])[places]
 
 
 def _find_head(model: Any) -> torch.nn.Module | None:
