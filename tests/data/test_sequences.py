@@ -61,6 +61,14 @@ def test_completion_that_is_too_long_is_told_or_cut_on_the_left():
     assert cut["labels"][-1] == tokenizer.eos_token_id
 
 
+def test_completion_that_is_too_long_alone_is_cut_behind_one_token_of_its_prompt():
+    tokenizer = byte_level_tokenizer()
+    row = CompletionEncoder(tokenizer, 5, "cut").encode(Completion("x", "who?", "the sea was cold")).rows[0]
+    targets = tokenizer("the sea was cold")["input_ids"][:4]
+    assert row["input_ids"].tolist() == [*tokenizer("who?")["input_ids"][-1:], *targets]
+    assert row["labels"].tolist() == [-100, *targets]
+
+
 # --- pairs
 
 
@@ -158,6 +166,38 @@ def test_long_text_is_cut_or_split_into_windows_of_one_label():
     assert {int(row["labels"]) for row in split} == {1}
 
 
+# --- lengths
+
+SINGLE = (("bad", "good"), "single_label_classification", True)
+ENCODE = {
+    "completion": lambda size, way: CompletionEncoder(byte_level_tokenizer(), size, way).encode(
+        Completion("x", "the sea", " so")
+    ),
+    "source": lambda size, way: PairEncoder(t5_tokenizer(), Direction(), size, 64, way).encode(
+        Pair("x", "good morning", "a")
+    ),
+    "target": lambda size, way: PairEncoder(t5_tokenizer(), Direction(), 64, size, way).encode(
+        Pair("x", "a", "good morning")
+    ),
+    "label": lambda size, way: LabelEncoder(wordpiece_tokenizer(), *SINGLE, size, way).encode(
+        Labelled("x", "hello world", "good")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODE)
+@pytest.mark.parametrize("way", ["error", "drop", "cut"])
+def test_as_many_tokens_as_may_be_are_whole_and_one_more_is_too_long(kind, way):
+    name, key = ("labels", "max_target_length") if kind == "target" else ("input_ids", "max_length")
+    (whole,) = ENCODE[kind](64, way).rows
+    size = len(whole[name])
+    (exact,) = ENCODE[kind](size, way).rows
+    assert {n: value.tolist() for n, value in exact.items()} == {n: value.tolist() for n, value in whole.items()}
+    longer = ENCODE[kind](size - 1, way)
+    assert longer.long == (None if way == "cut" else (key, size))
+    assert [len(row[name]) for row in longer.rows] == ([size - 1] if way == "cut" else [])
+
+
 # --- questions
 
 TOKENIZERS = {"wordpiece": wordpiece_tokenizer, "roberta": roberta_tokenizer, "byte-level": byte_level_tokenizer}
@@ -223,6 +263,29 @@ def test_answer_that_does_not_stand_where_the_data_say_is_refused():
 def test_answer_that_is_not_there_is_refused(answers):
     with pytest.raises(InputError, match="does not stand in the text"):
         WindowEncoder(wordpiece_tokenizer(), False, 64, None).encode(Question("row 3", "who?", "hello", answers))
+
+
+@pytest.mark.parametrize(
+    ("kind", "context", "answer", "tokens"),
+    [
+        ("wordpiece", "天气很好", "气很", ["气", "很"]),
+        ("wordpiece", "天气很好", "天气很好", ["天", "气", "很", "好"]),
+        ("wordpiece", "hello \u200bworld", "\u200bworld", ["world"]),
+        ("roberta", "a  天 气", " 天", ["天"]),  # spaces before a token of their own have no width
+    ],
+)
+def test_answer_is_the_tokens_that_hold_it_and_no_more(kind, context, answer, tokens):
+    tokenizer = TOKENIZERS[kind]()
+    (row,) = WindowEncoder(tokenizer, False, 64, None).encode(Question("x", "who?", context, (answer,))).rows
+    found = row["input_ids"][row["start_positions"] : row["end_positions"] + 1]
+    assert [tokenizer.decode([i]) for i in found] == tokens
+
+
+def test_answer_that_the_tokenizer_leaves_out_is_refused():
+    question = Question("row 3", "who?", "hello \u200b world", ("\u200b",))
+    with pytest.raises(InputError) as caught:
+        WindowEncoder(wordpiece_tokenizer(), False, 64, None).encode(question)
+    assert str(caught.value) == "row 3: no token of the text holds the answer '\\u200b'"
 
 
 def test_rows_are_small_integers():

@@ -23,6 +23,7 @@ def refuse(mapping):
     return caught.value.details[0] if caught.value.details else str(caught.value)
 
 
+COLUMNS = {"prompt_column": "p", "completion_column": "c"}
 # a value of each key that is not its default
 OTHER = {
     "on_long": "cut", "pack": True, "end_of_text": False, "stride": 3, "max_target_length": 9, "denoising": {},
@@ -72,10 +73,31 @@ def test_a_written_recipe_reads_back_with_the_keys_that_act_alone(objective, tmp
          "adapter: goes with model.name: random weights are trained whole"),
         (recipe("masked-lm", {"eval_rows": 1}, eval={"metrics": ["accuracy"]}), "eval.metrics: accuracy cannot be "
          "computed for masked-lm; expected loss, perplexity"),
+        (recipe("masked-lm", eval={"generate": ["a"]}), "eval.generate: cannot act with masked-lm"),
+        (recipe("causal-lm", {"path": None, "mix": [{"path": "a", **COLUMNS}, {"path": "b", "prompt_column": "p"}]}),
+         "data.mix.1.completion_column: missing; add the column of the completions"),
+        (recipe("causal-lm", eval={"patience": 2, "every_steps": 1, "generate": ["a"]}), "eval.patience: cannot act "
+         "without evaluation data; add data.eval_rows, data.eval_documents or data.eval_path"),
     ],
 )  # fmt: skip
 def test_what_cannot_act_together_is_one_sentence(mapping, sentence):
     assert refuse(mapping).removeprefix("recipe: ") == sentence
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        recipe("causal-lm", train={"max_steps": 9}, schedule={"num_warmup_steps": 9}),
+        recipe("causal-lm", {"eval_rows": 1}, train={"max_steps": 9}, eval={"every_steps": 9}),
+        recipe("causal-lm", {"eval_rows": 1}, train={"num_epochs": 1}, schedule={"num_warmup_steps": 9},
+               eval={"every_steps": 9}),
+        recipe("causal-lm", eval={"every_steps": 1, "generate": ["a"]}),
+        recipe("causal-lm", model={"name": "x", "dtype": "float64"}),
+        recipe("causal-lm", train={"max_steps": 1, "mixed_precision": "bf16"}),
+    ],
+)  # fmt: skip
+def test_what_can_act_together_is_accepted(mapping):
+    read_recipe(mapping)
 
 
 def test_metrics_go_with_the_objective():
