@@ -14,6 +14,9 @@ from torch.nn import functional
 Batch = Mapping[str, torch.Tensor | bool]
 Loss = Callable[[torch.nn.Module, Batch, torch.Tensor | int], torch.Tensor]
 IGNORED = -100  # a label that is no target, in the convention of transformers
+# Logits of targets are computed for a multiple of this, or for all positions if those are fewer: each number of rows
+# takes memory of its own, in oneDNN's cache of kernels (torch 2.13 on a CPU) and among the blocks of an allocator.
+WHOLE = 64
 LABELS = ("labels", "start_positions", "end_positions")  # what a model is not given
 
 
@@ -83,6 +86,8 @@ def _sum_at_targets(model: torch.nn.Module, batch: Batch, labels: torch.Tensor) 
     Over a large vocabulary the head is much of a small model: of masked-lm, six positions in seven are no targets.
     """
     places = (labels != IGNORED).reshape(-1).nonzero()[:, 0]  # the one synchronisation on a GPU
+    num_targets = len(places)
+    places = functional.pad(places, (0, min(-num_targets % WHOLE, labels.numel() - num_targets)))
 
     def pick(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
         if inputs[0].ndim != 3:  # no vectors of tokens: the model computes its logits otherwise
@@ -98,7 +103,9 @@ def _sum_at_targets(model: torch.nn.Module, batch: Batch, labels: torch.Tensor) 
             handle.remove()
     if logits.shape[:2] != (1, len(places)):  # those of all tokens
         logits = _take(logits, labels, places)
-    return sum_nll(logits, labels.reshape(-1)[places])
+    wanted = labels.reshape(-1)[places]
+    wanted[num_targets:] = IGNORED
+    return sum_nll(logits, wanted)
 
 
 def _take(vectors: torch.Tensor, labels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

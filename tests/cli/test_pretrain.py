@@ -174,17 +174,6 @@ def test_full_disk_ends_the_run_with_one_sentence(recipe_file, llmkit_cli, monke
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-000002"]
 
 
-@pytest.mark.parametrize("given, wanted", [(None, "1"), ("0", "0")])
-def test_pretrain_asks_torch_for_large_pages_unless_told_otherwise(recipe_file, llmkit_cli, monkeypatch, given, wanted):
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "")
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
-    if given:
-        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given)
-    recipe_file()
-    assert llmkit_cli("pretrain", "r.yaml", "train.max_steps=1", "--quiet")[0] == 0
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == wanted
-
-
 def test_progress_says_targets_where_not_every_token_is_one():
     progress = Progress(3, 10, 2.5, 1e-3, 1234.4, 0.25, 60.0)
     assert _describe(progress) == "step 3 of 10, loss 2.5000, lr 0.001, 1,234 tokens/s, MFU 25%, 60 s left"

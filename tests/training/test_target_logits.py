@@ -24,6 +24,11 @@ MORE = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def each_number_of_rows(monkeypatch):
+    monkeypatch.setattr(objectives, "WHOLE", 1)
+
+
 def make(kind):
     """A tiny model of a kind without dropout, float64."""
     torch.manual_seed(3)
@@ -135,6 +140,13 @@ def test_loss_of_a_batch_without_a_target_is_zero_and_has_a_gradient():
     loss = objectives.token_loss(model, batch, 1)
     assert float(loss.detach()) == 0
     assert float(gradient(loss, model).abs().max()) == 0
+
+
+@pytest.mark.parametrize(("whole", "rows"), [(1, 9), (4, 12), (9, 9), (16, 16), (64, 27)])
+def test_head_computes_whole_multiples_up_to_all_positions(monkeypatch, whole, rows):
+    monkeypatch.setattr(objectives, "WHOLE", whole)
+    model = make("bert")
+    assert compare(model, "masked-lm", make_batch(model, "masked-lm")) == (rows, 9)
 
 
 def test_head_computes_all_logits_again_afterwards():
