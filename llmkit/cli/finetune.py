@@ -7,6 +7,7 @@ from llmkit.recipe.reading import read_recipe
 def finetune(
     recipe: options.Recipe,
     keys: options.Keys = None,
+    num_processes: training.NumProcesses = None,
     dry_run: training.DryRun = False,
     resume: training.Resume = "never",
     overwrite: training.Overwrite = False,
@@ -23,6 +24,7 @@ def finetune(
     training.run_recipe(
         settled,
         ["llmkit", "finetune", recipe, *(keys or [])],
+        num_processes=num_processes,
         dry_run=dry_run,
         resume=resume,
         overwrite=overwrite,

@@ -24,6 +24,7 @@ from llmkit.cli import (
     translate,
 )
 from llmkit.errors import LlmkitError
+from llmkit.training import launching
 
 app = typer.Typer(
     name="llmkit",
@@ -98,6 +99,7 @@ def _fail(
         traceback.print_exception(err)
     render.NOTES.show()
     render.show_error(message, hint, details)
+    launching.leave(message)
     return code
 
 

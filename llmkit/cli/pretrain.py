@@ -9,6 +9,7 @@ OBJECTIVES = ("causal-lm", "masked-lm", "seq2seq")
 def pretrain(
     recipe: options.Recipe,
     keys: options.Keys = None,
+    num_processes: training.NumProcesses = None,
     dry_run: training.DryRun = False,
     resume: training.Resume = "never",
     overwrite: training.Overwrite = False,
@@ -25,6 +26,7 @@ def pretrain(
     training.run_recipe(
         settled,
         ["llmkit", "pretrain", recipe, *(keys or [])],
+        num_processes=num_processes,
         dry_run=dry_run,
         resume=resume,
         overwrite=overwrite,

@@ -22,12 +22,16 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move a run folder 
 MaxSeconds = Annotated[
     float | None, typer.Option("--max-seconds", help="Pause after so many seconds; --resume auto goes on.")
 ]
+NumProcesses = Annotated[
+    int | None, typer.Option("--num-processes", show_default=False, help="Train in so many processes on this machine.")
+]
 
 
 def run_recipe(
     recipe: Recipe,
     command: Sequence[str],
     *,
+    num_processes: int | None,
     dry_run: bool,
     resume: str,
     overwrite: bool,
@@ -39,22 +43,33 @@ def run_recipe(
     Args:
         recipe: The recipe.
         command: The words of the command line that name it, for the note on how to go on.
+        num_processes: Of the run, if it is to be launched.
         dry_run: Train nothing.
         resume: As for train.
         overwrite: As for train.
         max_seconds: As for train.
         quiet: No progress.
     """
+    if num_processes is not None and num_processes < 1:
+        raise InputError(f"--num-processes out of range, got {num_processes}; expected a number from 1")
     if dry_run:
         from llmkit.training.estimating import describe_plan
 
-        render.write(describe_plan(recipe))
+        render.write(describe_plan(recipe, num_processes=num_processes or 1))
         return
-    # torch's own switch, read before its first tensor: large ones lie in pages of 2 MB, and fewer have to be fetched
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if num_processes is not None and num_processes > 1:
+        flags = [*(["--overwrite"] if overwrite else []), *(["--quiet"] if quiet else [])]
+        flags += [] if max_seconds is None else ["--max-seconds", str(max_seconds)]
+        again = [*command, "--num-processes", str(num_processes), "--resume", "auto"]
+        _launch(recipe, [*command[1:], "--resume", resume, *flags], again, num_processes)
+        return
+    from llmkit.training.launching import LAUNCHER
+    from llmkit.training.peers import OthersFailed, part
     from llmkit.training.running import train
     from llmkit.training.stopping import Interrupted
 
+    speaks = os.environ.get("RANK", "0") == "0"
+    render.NOTES.quiet = quiet or not speaks
     line = render.NOTES.line = render.Line(quiet=quiet)
     try:
         run = train(
@@ -66,12 +81,44 @@ def run_recipe(
         )
     except Interrupted as stop:
         line.close()
-        render.note(f"step {stop.step} saved; go on with: {shlex.join([*command, '--resume', 'auto'])}")
+        if LAUNCHER not in os.environ:  # else the launcher says how
+            render.note(f"step {stop.step} saved; go on with: {shlex.join([*command, '--resume', 'auto'])}")
         raise typer.Exit(stop.exit_code) from None
+    except OthersFailed as err:
+        raise typer.Exit(err.exit_code) from None
     finally:
         line.close()
         render.NOTES.line = None
-    render.write(f"{run.path}\n")
+    if speaks:
+        render.write(f"{run.path}\n")
+    part()
+
+
+def _launch(recipe: Recipe, command: Sequence[str], again: Sequence[str], num_processes: int) -> None:
+    """Run a command in several processes, and say what the first of them cannot.
+
+    Args:
+        recipe: Its recipe.
+        command: Its words after `llmkit`.
+        again: The words that go on with it.
+        num_processes: How many.
+    """
+    from llmkit.runfolder import newest_whole
+    from llmkit.training.launching import STOPPED, Layout, launch
+    from llmkit.training.running import find_folder
+
+    ended = launch(command, Layout(num_processes, num_processes))
+    folder = find_folder(recipe)
+    newest = newest_whole(folder)[0] if ended.exit_code and folder.is_dir() else None
+    saved = (
+        "" if newest is None else f"step {int(newest.name.rpartition('-')[2])} saved; go on with: {shlex.join(again)}"
+    )
+    if ended.sentence is not None:
+        render.show_error(ended.sentence, saved or None)
+    elif ended.exit_code in STOPPED and saved:
+        render.note(saved)
+    if ended.exit_code:
+        raise typer.Exit(ended.exit_code)
 
 
 def refuse(recipe: Recipe, key: str, sentence: str) -> InputError:

@@ -20,6 +20,8 @@ FREE_KEYS = (
 )
 LENGTH = ("train.max_steps", "train.num_epochs")
 
+MICRO = "train.micro_batch_size"
+
 
 def resume_recipe(given: Recipe, kept: Recipe) -> Recipe:
     """Join the recipe that a run began with and the one that is given to go on.
@@ -52,6 +54,8 @@ def resume_recipe(given: Recipe, kept: Recipe) -> Recipe:
     refuse(given.file, problems)
     joined._file, joined._name = given.file, given.name
     joined._origins = {**kept.origins, **given.origins}
+    if MICRO not in given.origins:
+        joined._origins.pop(MICRO, None)  # nobody asks for it: on another number of processes it may have to change
     return joined
 
 

@@ -259,6 +259,8 @@ def _settle_micro(recipe: Recipe, num_processes: int) -> int:
     share = total // num_processes
     if micro is None:
         return share
+    if "train.micro_batch_size" not in recipe.origins:  # of a run that went on elsewhere before
+        return max(size for size in range(1, micro + 1) if share % size == 0)
     if share % micro:
         near = min((d for d in range(1, share + 1) if share % d == 0), key=lambda d: (abs(d - micro), d))
         split = f"{total} = {micro} x {num_processes} x accumulation has no whole solution; nearest is {near}"

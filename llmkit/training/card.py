@@ -42,7 +42,7 @@ def write_card(s: Session, folder: Path) -> str:
     recipe = s.plan.recipe
     parts = [f"{_write_head(recipe)}\n# {recipe.name}", recipe.about, _describe_model(s), _describe_data(s)]
     if predicts_documents(recipe) and recipe.adapter is None:
-        lm = load(folder, device=str(s.accelerator.device))
+        lm = load(folder, device=s.device_name)
         parts.append(_describe_measures(s, lm))
         if recipe.eval.generate:
             parts.append(_show_samples(lm, recipe.eval.generate))

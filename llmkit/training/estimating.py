@@ -59,13 +59,13 @@ def find_peak(device: torch.device, mixed_precision: str) -> float:
     return repeats * 2 * size**3 / max(time.perf_counter() - started, 1e-9)
 
 
-def describe_plan(recipe: Recipe) -> str:
+def describe_plan(recipe: Recipe, *, num_processes: int = 1) -> str:
     """Build a run without training it, and say what it would be: every value and its origin, sizes and data.
 
     Raises:
         InputError: The recipe, the data or the checkpoint must be mended.
     """
-    plan = building.plan(recipe)
+    plan = building.plan(recipe, num_processes=num_processes)
     train, rows = plan.recipe.train, plan.data.train.num_rows
     sequences = plan.max_steps * train.global_batch_size
     epochs = "" if rows is None else f", {sequences / rows:.2f} passes over {rows:,} rows"

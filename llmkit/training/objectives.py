@@ -69,11 +69,14 @@ def classification_loss(model: torch.nn.Module, batch: Batch, num_targets: torch
 def question_answering_loss(model: torch.nn.Module, batch: Batch, num_targets: torch.Tensor | int) -> torch.Tensor:
     """Compute the negative log-likelihood of where an answer begins and of where it ends, of which the mean is taken.
 
+    No answer begins in padding: how long the other windows of a batch are does not change the loss of one.
+
     Arguments and result are those of causal_lm_loss; a target is a window.
     """
-    found = _forward(model, batch)
+    found, padding = _forward(model, batch), _labels(batch, "attention_mask") == 0
     sides = ((found.start_logits, "start_positions"), (found.end_logits, "end_positions"))
-    return sum(sum_nll(logits, _labels(batch, name)) for logits, name in sides) / (2 * num_targets)
+    nll = [sum_nll(logits.masked_fill(padding, -torch.inf), _labels(batch, name)) for logits, name in sides]
+    return (nll[0] + nll[1]) / (2 * num_targets)
 
 
 def _forward(model: torch.nn.Module, batch: Batch) -> Any:

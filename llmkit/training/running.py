@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmkit import runfolder
-from llmkit.claiming import claim
 from llmkit.errors import InputError
 from llmkit.recipe.reading import read_recipe, resume_recipe
 from llmkit.recipe.schema import Recipe
+from llmkit.training.peers import meet
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -65,15 +65,14 @@ def train(
         InputError: The recipe, the data, the checkpoint or the folder must be mended; nothing was started.
         RunError: It failed while running; the checkpoints written so far stay.
         Interrupted: A signal came; the run was saved.
+        OthersFailed: Another process of the run says why it ends.
     """
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe, own_data=dataset is not None or eval_dataset is not None)
     if max_seconds is not None and not max_seconds > 0:
         raise InputError(f"max_seconds out of range, got {max_seconds}; expected a number above 0")
-    folder = Path(recipe.output_dir or Path("runs") / recipe.name)
-    with claim(folder, resume=resume, overwrite=overwrite) as (start, passed_over):
-        for sentence in passed_over:
-            logger.info(sentence)
+    folder = find_folder(recipe)
+    with meet() as peers, peers.claim(folder, resume=resume, overwrite=overwrite) as start:
         if start is not None:
             recipe = resume_recipe(recipe, read_recipe(folder / "recipe.yaml", own_data=True))
             ended = _find_end(folder, recipe) if resume in ("auto", "must") else None
@@ -85,12 +84,18 @@ def train(
             folder,
             recipe,
             start,
+            peers,
             dataset=dataset,
             eval_dataset=eval_dataset,
             max_seconds=max_seconds,
             accelerator=accelerator,
             watch=watch,
         )
+
+
+def find_folder(recipe: Recipe) -> Path:
+    """Find the folder of a run: the recipe's output_dir, else runs/NAME."""
+    return Path(recipe.output_dir or Path("runs") / recipe.name)
 
 
 def _find_end(folder: Path, recipe: Recipe) -> Run | None:

@@ -84,6 +84,12 @@ class Session:
         """The user's model, under what accelerate and torch.compile lay over it."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
+    @property
+    def device_name(self) -> str:
+        """The device as `--device` takes it; accelerate numbers CPUs by process."""
+        device = self.accelerator.device
+        return device.type if device.type == "cpu" else str(device)
+
     def share(self, *values: torch.Tensor | float) -> torch.Tensor:
         """Sum numbers over all processes; Shape: (number of values,)."""
         exact = self.plan.recipe.model.dtype == "float64" or self.accelerator.device.type == "cpu"

@@ -1,22 +1,26 @@
 """From a claimed run folder to a session: parts are built or restored, trained, and the final model is kept."""
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from llmkit import runfolder, runtime
-from llmkit.errors import InputError
+from llmkit.errors import InputError, LlmkitError, RunError
 from llmkit.recipe.reading import dump_recipe
 from llmkit.recipe.rules import predicts_documents
 from llmkit.recipe.schema import Recipe
 from llmkit.training import building, estimating, keeping, loop, optim, saving
+from llmkit.training.peers import Peers
 from llmkit.training.running import Run
-from llmkit.training.session import Session, State
+from llmkit.training.session import Session, State, describe_saved
 from llmkit.training.stopping import Interrupted, StopFlag
 from llmkit.training.tracking import Progress, Tracker
 
@@ -27,6 +31,7 @@ def train_in(
     folder: Path,
     recipe: Recipe,
     start: Path | None,
+    peers: Peers,
     *,
     dataset: object,
     eval_dataset: object,
@@ -43,29 +48,49 @@ def train_in(
     """
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
-    state = accelerator or PartialState()
-    plan = building.plan(recipe, dataset=dataset, eval_dataset=eval_dataset, num_processes=state.num_processes)
+    num_processes = peers.size if accelerator is None else accelerator.num_processes
+    peers.heartbeat.stage = "preparing the model and the data"
+    plan = peers.together(
+        lambda: building.plan(recipe, dataset=dataset, eval_dataset=eval_dataset, num_processes=num_processes)
+    )
     for line in str(plan.data.ledger).splitlines():
         logger.info(line)
+    peers.heartbeat.stage = "starting the process group"
     accelerator = accelerator or _make_accelerator(plan.recipe, folder)
     _check_accelerator(accelerator, plan.recipe)
     with StopFlag(max_seconds) as flag:
         s = _open_session(plan, folder, accelerator, flag, watch)
-        if start is not None:
-            _restore(s, start)
-        s.tracker.begin(s.state.step, s.state.tokens, s.state.seconds)
-        _write_facts(s)
-        end = loop.run_steps(s)
-        accelerator.end_training()
-        if end == "signal":
-            raise Interrupted(flag.number, s.state.step)
-        if end == "time":
-            logger.info(f"paused at step {s.state.step} of {plan.max_steps}")
-        else:
-            train = plan.recipe.train
-            length = {"max_steps": plan.max_steps, "num_epochs": train.num_epochs}
-            keeping.keep_final(s, **length, end=end, patience=plan.recipe.eval.patience)
+        peers.heartbeat.stage = lambda: f"at step {s.state.step:,}"
+        with _naming_lost_peers(s):
+            if start is not None:
+                _restore(s, start)
+            s.tracker.begin(s.state.step, s.state.tokens, s.state.seconds)
+            _write_facts(s)
+            end = loop.run_steps(s)
+            for tracker in accelerator.trackers:
+                tracker.finish()
+            if end == "signal":
+                raise Interrupted(flag.number or signal.SIGTERM, s.state.step)  # of several, another had it
+            if end == "time":
+                logger.info(f"paused at step {s.state.step} of {plan.max_steps}")
+            else:
+                train = plan.recipe.train
+                length = {"max_steps": plan.max_steps, "num_epochs": train.num_epochs}
+                keeping.keep_final(s, **length, end=end, patience=plan.recipe.eval.patience)
     return Run(folder, s.state.step, end != "time", s.state.metrics)
+
+
+@contextlib.contextmanager
+def _naming_lost_peers(s: Session) -> Iterator[None]:
+    """Say in one sentence that another process is gone, where torch says which socket was closed."""
+    try:
+        yield
+    except RuntimeError as err:
+        if s.accelerator.num_processes == 1 or isinstance(err, LlmkitError):
+            raise
+        if not isinstance(err, torch.distributed.DistError) and "gloo" not in str(err):
+            raise
+        raise RunError(f"another process of this run was lost at step {s.state.step}; {describe_saved(s)}") from err
 
 
 def _make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
@@ -73,7 +98,10 @@ def _make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     trackers = [name for name in recipe.log.to if name != "jsonl"]
     with runtime.quiet():
         return Accelerator(
-            gradient_accumulation_steps=1, log_with=trackers or None, project_dir=folder if trackers else None
+            cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available(),
+            gradient_accumulation_steps=1,
+            log_with=trackers or None,
+            project_dir=folder if trackers else None,
         )
 
 
@@ -166,7 +194,7 @@ def _write_facts(s: Session) -> None:
     runfolder.write_text(s.folder / "recipe.yaml", dump_recipe(recipe))
     environment = {
         **s.identity["versions"],
-        "device": str(s.accelerator.device),
+        "device": s.device_name,
         "threads": torch.get_num_threads(),
         "num_processes": s.accelerator.num_processes,
     }

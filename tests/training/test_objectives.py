@@ -136,10 +136,22 @@ def test_question_answering_loss_is_the_mean_of_both_ends():
     generator = torch.Generator().manual_seed(3)
     start, end = (torch.randn(3, 9, dtype=torch.float64, generator=generator) for _ in range(2))
     batch = {"start_positions": torch.tensor([0, 4, 8]), "end_positions": torch.tensor([0, 5, 8])}
+    batch["attention_mask"] = torch.ones(3, 9, dtype=torch.int64)
     found = objectives.question_answering_loss(model_of(start_logits=start, end_logits=end), batch, 3)
     sides = ((start, batch["start_positions"]), (end, batch["end_positions"]))
     expected = -sum(x.log_softmax(-1)[i, p] for x, places in sides for i, p in enumerate(places)) / 6
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_question_answering_loss_of_a_window_is_the_same_beside_a_longer_one():
+    start, end = torch.randn(2, 2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    batch = {"start_positions": torch.tensor([2]), "end_positions": torch.tensor([4])}
+    losses = []
+    for length in (6, 9):
+        mask = (torch.arange(length) < 6).long()[None]
+        model = model_of(start_logits=start[:1, :length], end_logits=end[:1, :length])
+        losses.append(objectives.question_answering_loss(model, {**batch, "attention_mask": mask}, 1))
+    assert torch.equal(*losses)
 
 
 def test_models_are_not_given_their_labels():
