@@ -1,6 +1,6 @@
 """Train tiny recipes in one process and in two, and write down what each gave.
 
-    python tests/many_processes.py FOLDER [curves|sizes|elastic]...
+    python tests/many_processes.py FOLDER [curves|sizes|elastic|sharded]...
 
 A process is a fork of this one: what a run needs is imported once. FOLDER/NAME.json holds what each part found.
 """
@@ -20,7 +20,7 @@ STOPS = (7, 13)  # the steps after which the run of `elastic` goes on with anoth
 SIZES = range(1, 34)
 
 
-def fork(count, work):
+def fork(count, work, *told):
     """Do something in so many processes of one run, and wait for all."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -32,7 +32,7 @@ def fork(count, work):
             places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
             os.environ |= {k: str(v) for k, v in {**places, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items()}
             try:
-                work(rank)
+                work(rank, *told)
             except BaseException:
                 import traceback
 
@@ -51,11 +51,17 @@ def read_run(run):
     return [[row[key] for key in ("step", "loss", "grad_norm", "lr")] for row in rows if "loss" in row]
 
 
+def read_evaluations(run):
+    """Read what the evaluations of a run gave."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "loss" not in row]
+
+
 def compare_weights(one, other):
     """Find the largest difference between the weights of two runs."""
     from safetensors.torch import load_file
 
-    pair = [load_file(run / "final" / "model.safetensors") for run in (one, other)]
+    pair = [load_file(next((run / "final").glob("*model.safetensors"))) for run in (one, other)]
     assert pair[0].keys() == pair[1].keys()
     return max(float((pair[0][name] - pair[1][name]).abs().max()) for name in pair[0])
 
@@ -116,7 +122,7 @@ def measure_sizes(folder):
         (folder / f"{count}-{rank}.json").write_text(json.dumps(measured))
 
     for count in (1, 2):
-        fork(count, lambda rank, count=count: work(rank, count))
+        fork(count, work, count)
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")}
 
 
@@ -138,16 +144,76 @@ def train_elastic(folder):
         llmkit.train({**recipe, "output_dir": str(folder / name)}, resume="auto")
         (folder / f"{name}-{stop}-{rank}.json").write_text(json.dumps(read))
 
-    fork(1, lambda rank: work(rank, "whole", STEPS))
+    fork(1, work, "whole", STEPS)
     for count, stop in zip((1, 2, 1), (*STOPS, STEPS), strict=True):
-        fork(count, lambda rank, stop=stop: work(rank, "parts", stop))
+        fork(count, work, "parts", stop)
     read = {path.stem: json.loads(path.read_text()) for path in folder.glob("parts-*.json")}
     runs = {name: folder / name for name in ("whole", "parts")}
     curves = {name: read_run(run) for name, run in runs.items()}
     return {"read": read, "curves": curves, "weights": compare_weights(*runs.values())}
 
 
-PARTS = {"curves": train_curves, "sizes": measure_sizes, "elastic": train_elastic}
+def shard():
+    """Make an Accelerator that shards on CPUs: accelerate 1.15 ignores the plugin there, and is told otherwise."""
+    from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
+    from accelerate.state import AcceleratorState, PartialState
+
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
+    made = Accelerator(cpu=True, fsdp_plugin=plugin)
+    for state in (AcceleratorState, PartialState):
+        state._shared_state["distributed_type"] = DistributedType.FSDP
+    AcceleratorState._shared_state["fsdp_plugin"] = plugin
+    return made
+
+
+def train_sharded(folder):
+    """Train with sharded weights in two processes, and go on in one; and the other way round."""
+    from objective_recipes import objective_recipe
+
+    more = {"train": {"max_steps": 6, "micro_batch_size": 2}, "eval": {"every_steps": 3}}
+    whole = objective_recipe("causal-lm", folder, data={"eval_rows": 5}, **more)
+    whole["eval"]["generate"] = ["the sea", "今天"]
+    base = {"name": str(folder / "all" / "whole" / "final"), "dtype": "float64"}
+    recipes = {"all": whole, "adapter": {**whole, "model": base, "adapter": {"peft_type": "LORA", "r": 2}}}
+
+    def work(rank, kind, name, stop, sharded):
+        from torch.distributed.tensor import DTensor
+
+        import llmkit
+        from llmkit.training import keeping, loop
+
+        keeping._is_out_of_time = lambda s: s.state.step >= stop
+        accelerator, run_steps = shard() if sharded else None, loop.run_steps
+
+        def watched(s):
+            assert sharded == any(isinstance(p, DTensor) for p in s.model.parameters())
+            return run_steps(s)
+
+        loop.run_steps = watched
+        run = str(folder / kind / name)
+        llmkit.train({**recipes[kind], "output_dir": run}, resume="auto", accelerator=accelerator)
+
+    for kind in recipes:
+        for name, *counts in (("whole", 1), ("sharded", 2, 2), ("gathered", 2, 1), ("dealt", 1, 2)):
+            for count, stop in zip(counts, (6,) if len(counts) == 1 else (3, 6), strict=True):
+                fork(count, work, kind, name, stop, count == 2)
+    found = {}
+    for kind in recipes:
+        runs = {name: folder / kind / name for name in ("whole", "sharded", "gathered", "dealt")}
+        found[kind] = {
+            name: {
+                "curve": read_run(run),
+                "evaluated": read_evaluations(run),
+                "weights": compare_weights(runs["whole"], run),
+            }
+            for name, run in runs.items()
+        }
+    return found
+
+
+PARTS = {"sharded": train_sharded, "curves": train_curves, "sizes": measure_sizes, "elastic": train_elastic}
 
 if __name__ == "__main__":
     place = pathlib.Path(sys.argv[1])

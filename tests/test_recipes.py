@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from llmkit.recipe.reading import find_recipes, read_recipe
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
+FILES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
 by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
 

@@ -12,6 +12,7 @@ from llmkit.errors import InputError
 from llmkit.recipe.schema import Recipe
 
 if TYPE_CHECKING:
+    from llmkit.training.launching import Layout
     from llmkit.training.tracking import Progress
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Build everything, say what would be done, and train nothing.")]
@@ -25,6 +26,10 @@ MaxSeconds = Annotated[
 NumProcesses = Annotated[
     int | None, typer.Option("--num-processes", show_default=False, help="Train in so many processes on this machine.")
 ]
+Accelerate = Annotated[
+    str | None,
+    typer.Option("--accelerate", show_default=False, help="Train in the processes of a file of accelerate's."),
+]
 
 
 def run_recipe(
@@ -32,6 +37,7 @@ def run_recipe(
     command: Sequence[str],
     *,
     num_processes: int | None,
+    accelerate: str | None,
     dry_run: bool,
     resume: str,
     overwrite: bool,
@@ -44,6 +50,7 @@ def run_recipe(
         recipe: The recipe.
         command: The words of the command line that name it, for the note on how to go on.
         num_processes: Of the run, if it is to be launched.
+        accelerate: A file of accelerate's that says which processes there are.
         dry_run: Train nothing.
         resume: As for train.
         overwrite: As for train.
@@ -52,16 +59,26 @@ def run_recipe(
     """
     if num_processes is not None and num_processes < 1:
         raise InputError(f"--num-processes out of range, got {num_processes}; expected a number from 1")
+    layout = None
+    if accelerate is not None:
+        from llmkit.training.layouts import read_layout
+
+        layout = read_layout(accelerate, num_processes)
+    elif num_processes is not None and num_processes > 1:
+        from llmkit.training.launching import Layout
+
+        layout = Layout(num_processes, num_processes)
     if dry_run:
         from llmkit.training.estimating import describe_plan
 
-        render.write(describe_plan(recipe, num_processes=num_processes or 1))
+        render.write(describe_plan(recipe, num_processes=layout.num_processes if layout is not None else 1))
         return
-    if num_processes is not None and num_processes > 1:
+    if layout is not None:
         flags = [*(["--overwrite"] if overwrite else []), *(["--quiet"] if quiet else [])]
         flags += [] if max_seconds is None else ["--max-seconds", str(max_seconds)]
-        again = [*command, "--num-processes", str(num_processes), "--resume", "auto"]
-        _launch(recipe, [*command[1:], "--resume", resume, *flags], again, num_processes)
+        again = [*command, *([] if num_processes is None else ["--num-processes", str(num_processes)])]
+        again += [] if accelerate is None else ["--accelerate", accelerate]
+        _launch(recipe, [*command[1:], "--resume", resume, *flags], [*again, "--resume", "auto"], layout)
         return
     from llmkit.training.launching import LAUNCHER
     from llmkit.training.peers import OthersFailed, part
@@ -94,20 +111,20 @@ def run_recipe(
     part()
 
 
-def _launch(recipe: Recipe, command: Sequence[str], again: Sequence[str], num_processes: int) -> None:
+def _launch(recipe: Recipe, command: Sequence[str], again: Sequence[str], layout: "Layout") -> None:
     """Run a command in several processes, and say what the first of them cannot.
 
     Args:
         recipe: Its recipe.
         command: Its words after `llmkit`.
         again: The words that go on with it.
-        num_processes: How many.
+        layout: Which processes there are.
     """
     from llmkit.runfolder import newest_whole
-    from llmkit.training.launching import STOPPED, Layout, launch
+    from llmkit.training.launching import STOPPED, launch
     from llmkit.training.running import find_folder
 
-    ended = launch(command, Layout(num_processes, num_processes))
+    ended = launch(command, layout)
     folder = find_folder(recipe)
     newest = newest_whole(folder)[0] if ended.exit_code and folder.is_dir() else None
     saved = (

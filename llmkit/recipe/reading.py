@@ -17,7 +17,7 @@ from llmkit.recipe.rules import find_breaches
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.writing import dump_recipe
 
-__all__ = ["dump_recipe", "find_recipes", "json_schema", "read_recipe", "resume_recipe"]
+__all__ = ["dump_recipe", "find_launchers", "find_recipes", "json_schema", "read_recipe", "resume_recipe"]
 
 MAX_BYTES = 64 * 1024
 MAX_PARENTS = 20
@@ -30,6 +30,9 @@ class _Layer:
     tree: Node
     file: str
     path: Path | None
+
+
+ACCELERATE = "accelerate"  # the folder of files that are no recipes
 
 
 def read_recipe(
@@ -225,6 +228,15 @@ def _suggest(path: Path, name: str) -> str | None:
 
 def find_recipes() -> dict[str, Path]:
     """Find the recipes that come with llmkit, by name: inside the package, or beside it in a working copy."""
+    return {name: path for name, path in _find_shipped().items() if path.parent.name != ACCELERATE}
+
+
+def find_launchers() -> dict[str, Path]:
+    """Find the files for accelerate that come with llmkit, by name."""
+    return {name: path for name, path in _find_shipped().items() if path.parent.name == ACCELERATE}
+
+
+def _find_shipped() -> dict[str, Path]:
     package = Path(__file__).resolve().parents[1]
     packed, beside = package / "_recipes", package.parent / "recipes"
     folder = packed if packed.is_dir() else beside if (package.parent / "pyproject.toml").is_file() else None

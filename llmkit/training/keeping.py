@@ -134,9 +134,7 @@ def evaluate(s: Session) -> bool:
     measured |= _measure_task(s)
     if not all(map(math.isfinite, measured.values())):
         raise RunError(f"the evaluation at step {s.state.step} gave a loss that is not finite; {describe_saved(s)}")
-    samples = []
-    if s.accelerator.is_main_process:
-        samples = measuring.sample_texts(s.plain_model, s.plan.parts.tokenizer, recipe.eval.generate, recipe.seed)
+    samples = measuring.sample_texts(s.plain_model, s.plan.parts.tokenizer, recipe.eval.generate, recipe.seed)
     s.state.metrics = {name: value for name, value in measured.items() if name in (recipe.eval.metrics or ())}
     s.tracker.log_evaluation(s.state.step, s.state.metrics, samples)
     if s.state.metrics:
@@ -156,19 +154,32 @@ def _measure_task(s: Session) -> dict[str, float]:
     most = recipe.eval.num_batches
     number = None if most is None else most * int(recipe.train.micro_batch_size or 1)
     parts = s.plan.parts
-    return measuring.evaluate_task(s.plain_model, parts.tokenizer, task, s.held_examples[:number], s.plan.facts)
+    found = measuring.evaluate_task(s.plain_model, parts.tokenizer, task, s.held_examples[:number], s.plan.facts)
+    # every process answers, as sharded weights ask for; what the first finds decides for all
+    shared = s.share(*(value if s.accelerator.is_main_process else 0.0 for value in found.values()))
+    return dict(zip(found, shared.tolist(), strict=True))
 
 
 def _read_evaluation(s: Session) -> Iterator[dict[str, Any]]:
-    """Read the held-out rows in order, each batch by one of the processes, none twice; a signal ends it."""
+    """Read the held-out rows in order, each batch by one of the processes, none twice; a signal ends it.
+
+    Sharded weights are gathered by all processes at once: where one has no batch left while others have, it computes
+    the last again, and nobody counts that.
+    """
     micro, rows = int(s.plan.recipe.train.micro_batch_size or 1), s.plan.parts.eval_dataset
     if rows is None:
         return
+    world, rank = s.accelerator.num_processes, s.accelerator.process_index
     starts = range(0, len(rows), micro)[: s.plan.recipe.eval.num_batches]
-    for first in starts[s.accelerator.process_index :: s.accelerator.num_processes]:
-        if s.flag.number and s.accelerator.num_processes == 1:
+    for number in range(rank, -(-len(starts) // world) * world, world):
+        if s.flag.number and world == 1:
             return
-        yield s.plan.parts.data_collator([rows[i] for i in range(first, min(first + micro, len(rows)))])
+        first = starts[min(number, len(starts) - 1)]
+        batch = s.plan.parts.data_collator([rows[i] for i in range(first, min(first + micro, len(rows)))])
+        if number < len(starts):
+            yield batch
+        else:
+            s.measure(batch)
 
 
 def _keep_best(s: Session, value: float) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 
 from llmkit import runfolder, runtime
 from llmkit.errors import InputError, LlmkitError, RunError
 from llmkit.recipe.reading import dump_recipe
 from llmkit.recipe.rules import predicts_documents
 from llmkit.recipe.schema import Recipe
-from llmkit.training import building, estimating, keeping, loop, optim, saving
+from llmkit.training import building, estimating, keeping, loop, optim, saving, sharding
+from llmkit.training.layouts import DEEPSPEED
 from llmkit.training.peers import Peers
 from llmkit.training.running import Run
 from llmkit.training.session import Session, State, describe_saved
@@ -98,7 +99,7 @@ def _make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     trackers = [name for name in recipe.log.to if name != "jsonl"]
     with runtime.quiet():
         return Accelerator(
-            cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available(),
+            cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available(),  # or it is one
             gradient_accumulation_steps=1,
             log_with=trackers or None,
             project_dir=folder if trackers else None,
@@ -111,6 +112,10 @@ def _check_accelerator(accelerator: Accelerator, recipe: Recipe) -> None:
     Raises:
         InputError: It would.
     """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise InputError(f"distributed_type: {DEEPSPEED}")
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and accelerator.distributed_type != DistributedType.FSDP:
+        raise InputError("distributed_type: accelerate shards on GPUs alone, and there are none; expected MULTI_CPU")
     own, wanted = accelerator.mixed_precision, recipe.train.mixed_precision
     if own not in ("no", wanted):
         raise InputError(f"train.mixed_precision: {wanted} in the recipe, {own} in this process's Accelerator")
@@ -133,7 +138,10 @@ def _open_session(
         _checkpoint_activations(model)
     # Loader and schedule are not prepared: accelerate would shard rows that are dealt out already and step the
     # schedule once for each process.
-    prepared = accelerator.prepare(model)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        prepared = sharding.shard(accelerator, model, plan.parts.optimizer)
+    else:
+        prepared = accelerator.prepare(model)
     precision = str(train.mixed_precision)
     share = None
     if watch is not None and predicts_documents(plan.recipe):

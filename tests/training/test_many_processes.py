@@ -53,3 +53,17 @@ def test_run_goes_on_with_another_number_of_processes_and_reads_each_row_once(tm
         assert (parts[0], parts[3]) == (whole[0], whole[3])
         assert parts[1] == pytest.approx(whole[1], rel=1e-12)
     assert elastic["weights"] < 1e-10
+
+
+def test_sharded_weights_give_the_run_of_whole_ones_which_goes_on_either_way(tmp_path):
+    for kind, runs in find("sharded", tmp_path).items():
+        whole = runs.pop("whole")
+        assert len(whole["curve"]) == 6
+        assert set(runs) == {"sharded", "gathered", "dealt"}
+        for run in runs.values():
+            for row, row_2 in zip(whole["curve"], run["curve"], strict=True):
+                assert row_2 == pytest.approx(row, rel=1e-9), kind
+            for found, found_2 in zip(whole["evaluated"], run["evaluated"], strict=True):
+                assert found_2.pop("samples", None) == found.get("samples")
+                assert found_2 == pytest.approx({k: v for k, v in found.items() if k != "samples"}, rel=1e-9), kind
+            assert run["weights"] < 1e-10, kind
