@@ -32,4 +32,5 @@ def finetune(
         overwrite=overwrite,
         max_seconds=max_seconds,
         quiet=quiet,
+        debug=debug,
     )

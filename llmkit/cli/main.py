@@ -24,7 +24,6 @@ from llmkit.cli import (
     translate,
 )
 from llmkit.errors import LlmkitError
-from llmkit.training import launching
 
 app = typer.Typer(
     name="llmkit",
@@ -99,7 +98,9 @@ def _fail(
         traceback.print_exception(err)
     render.NOTES.show()
     render.show_error(message, hint, details)
-    launching.leave(message)
+    from llmkit.training.launching import leave
+
+    leave(message)
     return code
 
 

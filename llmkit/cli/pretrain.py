@@ -34,4 +34,5 @@ def pretrain(
         overwrite=overwrite,
         max_seconds=max_seconds,
         quiet=quiet,
+        debug=debug,
     )

@@ -43,6 +43,7 @@ def run_recipe(
     overwrite: bool,
     max_seconds: float | None,
     quiet: bool,
+    debug: bool,
 ) -> None:
     """Train what a recipe says and print its folder, or print what would be done.
 
@@ -56,30 +57,43 @@ def run_recipe(
         overwrite: As for train.
         max_seconds: As for train.
         quiet: No progress.
+        debug: Processes that are launched show where an error comes from, too.
     """
-    if num_processes is not None and num_processes < 1:
-        raise InputError(f"--num-processes out of range, got {num_processes}; expected a number from 1")
-    layout = None
-    if accelerate is not None:
-        from llmkit.training.layouts import read_layout
-
-        layout = read_layout(accelerate, num_processes)
-    elif num_processes is not None and num_processes > 1:
-        from llmkit.training.launching import Layout
-
-        layout = Layout(num_processes, num_processes)
+    layout = _find_layout(num_processes, accelerate)
     if dry_run:
         from llmkit.training.estimating import describe_plan
 
         render.write(describe_plan(recipe, num_processes=layout.num_processes if layout is not None else 1))
-        return
-    if layout is not None:
+    elif layout is not None:
         flags = [*(["--overwrite"] if overwrite else []), *(["--quiet"] if quiet else [])]
+        flags += ["--debug"] if debug else []
         flags += [] if max_seconds is None else ["--max-seconds", str(max_seconds)]
         again = [*command, *([] if num_processes is None else ["--num-processes", str(num_processes)])]
         again += [] if accelerate is None else ["--accelerate", accelerate]
         _launch(recipe, [*command[1:], "--resume", resume, *flags], [*again, "--resume", "auto"], layout)
-        return
+    else:
+        _train(recipe, command, resume=resume, overwrite=overwrite, max_seconds=max_seconds, quiet=quiet)
+
+
+def _find_layout(num_processes: int | None, accelerate: str | None) -> "Layout | None":
+    """Find the processes to launch; None trains in this one."""
+    if num_processes is not None and num_processes < 1:
+        raise InputError(f"--num-processes out of range, got {num_processes}; expected a number from 1")
+    if accelerate is not None:
+        from llmkit.training.layouts import read_layout
+
+        return read_layout(accelerate, num_processes)
+    if num_processes is None or num_processes == 1:
+        return None
+    from llmkit.training.launching import Layout
+
+    return Layout(num_processes, num_processes)
+
+
+def _train(
+    recipe: Recipe, command: Sequence[str], *, resume: str, overwrite: bool, max_seconds: float | None, quiet: bool
+) -> None:
+    """Train in this process, which may be one of several."""
     from llmkit.training.launching import LAUNCHER
     from llmkit.training.peers import OthersFailed, part
     from llmkit.training.running import train

@@ -3,10 +3,13 @@
 import argparse
 import contextlib
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from llmkit import runtime
 from llmkit.errors import InputError
@@ -46,6 +49,8 @@ def read_layout(path: str, num_processes: int | None = None) -> Layout:
     if not arguments.main_process_ip or not arguments.main_process_port:
         raise InputError(f"{path}: {machines} machines need main_process_ip and main_process_port, where they meet")
     rank, address = int(arguments.machine_rank or 0), str(arguments.main_process_ip)
+    if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := _find_interface(address)) is not None:
+        environment["GLOO_SOCKET_IFNAME"] = interface  # gloo would take that of the machine's name, often the loopback
     return Layout(count, local, rank * local, address, int(arguments.main_process_port), environment)
 
 
@@ -64,7 +69,7 @@ def _read(path: str, num_processes: int | None) -> argparse.Namespace:
     version = int((kept.fsdp_config or {}).get("fsdp_version", 1))
     if kind == "FSDP" and version != 2:
         raise InputError(f"{path}: fsdp_config.fsdp_version: got {version}; expected 2")
-    words = ["--config_file", path]
+    words = ["--config_file", path, "--num_cpu_threads_per_process", "1"]  # llmkit sets the threads
     words += [] if num_processes is None else ["--num_processes", str(num_processes)]
     if kept.machine_rank in (None, 0) and os.environ.get("SLURM_NODEID"):
         words += ["--machine_rank", os.environ["SLURM_NODEID"]]
@@ -91,3 +96,14 @@ def _list_variables(path: str, arguments: argparse.Namespace) -> dict[str, str]:
     with warnings.catch_warnings(action="ignore"), _refusing(path):
         told: dict[str, str] = prepare_multi_gpu_env(asked)
     return {**told, "ACCELERATE_USE_CPU": "true"} if arguments.use_cpu else told
+
+
+def _find_interface(address: str) -> str | None:
+    """Find the network interface by which this machine reaches an address."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            asked.connect((address, 9))  # which sends nothing
+            own = asked.getsockname()[0]
+    except OSError:
+        return None
+    return next((name for name, at in psutil.net_if_addrs().items() if own in {part.address for part in at}), None)
