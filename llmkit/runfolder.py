@@ -289,6 +289,15 @@ def append_metrics(path: Path, row: Mapping[str, object]) -> None:
         file.write(line.encode())
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of metrics.jsonl; none where there is no file, and not one that a crash left torn."""
+    rows = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+
+
 def truncate_metrics(path: Path, step: int, *, measured: int | None = None) -> None:
     """Drop the lines of metrics.jsonl after a step, and those a crash left torn; the others keep their bytes.
 

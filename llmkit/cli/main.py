@@ -20,6 +20,7 @@ from llmkit.cli import (
     pretrain,
     recipes,
     render,
+    report,
     sentiment,
     translate,
 )
@@ -42,6 +43,7 @@ app.command("sentiment")(sentiment.sentiment)
 app.command("classify")(sentiment.sentiment)
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
+app.command("report")(report.report)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

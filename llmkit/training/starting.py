@@ -17,7 +17,7 @@ from llmkit.errors import InputError, LlmkitError, RunError
 from llmkit.recipe.reading import dump_recipe
 from llmkit.recipe.rules import predicts_documents
 from llmkit.recipe.schema import Recipe
-from llmkit.training import building, estimating, keeping, loop, optim, saving, sharding
+from llmkit.training import building, estimating, keeping, loop, optim, report, saving, sharding
 from llmkit.training.layouts import DEEPSPEED
 from llmkit.training.peers import Peers
 from llmkit.training.running import Run
@@ -71,6 +71,7 @@ def train_in(
             for tracker in accelerator.trackers:
                 tracker.finish()
             if end == "signal":
+                _write_report(s)
                 raise Interrupted(flag.number or signal.SIGTERM, s.state.step)  # of several, another had it
             if end == "time":
                 logger.info(f"paused at step {s.state.step} of {plan.max_steps}")
@@ -78,6 +79,7 @@ def train_in(
                 train = plan.recipe.train
                 length = {"max_steps": plan.max_steps, "num_epochs": train.num_epochs}
                 keeping.keep_final(s, **length, end=end, patience=plan.recipe.eval.patience)
+            _write_report(s)
     return Run(folder, s.state.step, end != "time", s.state.metrics)
 
 
@@ -205,8 +207,14 @@ def _write_facts(s: Session) -> None:
         "device": s.device_name,
         "threads": torch.get_num_threads(),
         "num_processes": s.accelerator.num_processes,
+        "data": str(s.plan.data.ledger).splitlines(),
     }
     text = json.dumps(environment, indent=2, ensure_ascii=False) + "\n"
     runfolder.write_text(s.folder / "environment.json", text)
     runfolder.truncate_metrics(s.folder / "metrics.jsonl", s.state.step, measured=s.state.measured)
     s.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": s.state.step + 1}})
+
+
+def _write_report(s: Session) -> None:
+    if s.accelerator.is_main_process:
+        runfolder.write_text(s.folder / "report.html", report.write_report(s.folder))
