@@ -24,6 +24,7 @@ TASKS: Mapping[str, Task] = {
     "question-answering": "question-answering",
 }
 ANSWERED = frozenset({"accuracy", "f1_macro", "exact_match", "f1", "bleu", "chrf"})
+REQUEST = "checkpoint-now"
 End = Literal["done", "signal", "time", "patience"]
 
 
@@ -95,8 +96,13 @@ def _is_out_of_patience(s: Session) -> bool:
     return patience is not None and s.state.measured == s.state.step and s.state.without_better >= patience
 
 
-def measure_and_save(s: Session) -> End | None:
-    """Evaluate and save where it is due; say why the run ends here, if it does.
+def find_request(s: Session) -> float:
+    """Tell by 1 or 0 whether a checkpoint is asked for, by a file of that name in the run folder; process 0 looks."""
+    return float(s.accelerator.is_main_process and (s.folder / REQUEST).exists())
+
+
+def measure_and_save(s: Session, *, asked: bool = False) -> End | None:
+    """Evaluate where it is due, save where that is due or asked for; say why the run ends here, if it does.
 
     Raises:
         RunError: The disk is full, or a weight is not finite.
@@ -111,8 +117,11 @@ def measure_and_save(s: Session) -> End | None:
         end = "patience"
     elif _is_out_of_time(s):
         end = "time"
-    if end is not None or _is_multiple(s, s.plan.recipe.save.every_steps):
+    if end is not None or asked or _is_multiple(s, s.plan.recipe.save.every_steps):
         save(s)
+    if asked and s.accelerator.is_main_process:
+        (s.folder / REQUEST).unlink(missing_ok=True)
+        logger.info(f"step {s.state.step} saved, as {REQUEST} asked")
     return end
 
 

@@ -37,6 +37,7 @@ def run_steps(s: Session) -> keeping.End:
         return end
     steps, pending, started = read_steps(s), None, time.perf_counter()
     while s.state.step < s.plan.max_steps:
+        asked = _is_asked(s, pending)
         outcome = None if _is_stopped(s, pending) else take_step(s, next(steps), pending)
         if outcome is None:
             settle(s, pending)
@@ -46,10 +47,10 @@ def run_steps(s: Session) -> keeping.End:
         pending, s.state.step, now = outcome, outcome.step, time.perf_counter()
         s.state.seconds, started = s.state.seconds + now - started, now
         outcome.seconds = s.state.seconds
-        if keeping.is_due(s):
+        if asked or keeping.is_due(s):
             settle(s, pending)
             pending = None
-            end = keeping.measure_and_save(s)
+            end = keeping.measure_and_save(s, asked=asked)
             if end is not None:
                 return end
             started = time.perf_counter()
@@ -90,14 +91,23 @@ def _is_stopped(s: Session, previous: Outcome | None) -> bool:
     return previous is not None and bool(previous.stopped)
 
 
+def _is_asked(s: Session, previous: Outcome | None) -> bool:
+    """Tell whether a checkpoint is asked for; of several processes, whether one was before the previous step."""
+    if s.accelerator.num_processes == 1:
+        return keeping.find_request(s) > 0
+    return previous is not None and bool(previous.asked)
+
+
 def take_step(s: Session, batches: list[dict[str, Any]], previous: Outcome | None) -> Outcome | None:
     """Compute one update; None where a signal came before it was whole: the weights are as they were, and the run ends.
 
-    The one small collective of a step sums its targets, the loss of the step before, and who has a signal.
+    The one small collective of a step sums its targets, the loss of the step before, who has a signal, and whether a
+    checkpoint is asked for.
     """
     objective, accelerator, parts = s.plan.objective, s.accelerator, s.plan.parts
     targets = sum(objective.targets(batch).numel() for batch in batches)
-    shared = s.share(float(targets), previous.loss if previous else 0.0, float(s.flag.number > 0))
+    asked = keeping.find_request(s) if accelerator.num_processes > 1 else 0.0
+    shared = s.share(float(targets), previous.loss if previous else 0.0, float(s.flag.number > 0), asked)
     if previous is not None:
         previous.loss = shared[1]
     # a step may have no target, where masked-lm hides nothing of short rows: its loss is 0 then
@@ -114,7 +124,9 @@ def take_step(s: Session, batches: list[dict[str, Any]], previous: Outcome | Non
         loss = loss + part.detach()
     adapting.before_step(s.plain_model)
     norm = accelerator.clip_grad_norm_(s.model.parameters(), s.plan.recipe.train.max_grad_norm)
-    outcome = Outcome(step, float(parts.scheduler.get_last_lr()[0]), loss, norm, num_targets, stopped=shared[2])
+    outcome = Outcome(
+        step, float(parts.scheduler.get_last_lr()[0]), loss, norm, num_targets, stopped=shared[2], asked=shared[3]
+    )
     _update(parts.optimizer, broken=~torch.isfinite(loss + norm))
     adapting.after_step(s.plain_model, step)
     parts.optimizer.zero_grad()

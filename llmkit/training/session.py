@@ -41,7 +41,8 @@ class State:
 class Outcome:
     """Holds what a step computed, still on the device: this process's part of the loss, the norm, the targets.
 
-    `stopped` is above 0 where a process had a signal when the step began; `seconds` are those that the run has trained
+    `stopped` is above 0 where a process had a signal when the step began, `asked` where there was a request for a
+    checkpoint (both are read where there are several processes); `seconds` are those that the run has trained
     when the step was given to the device.
     """
 
@@ -51,6 +52,7 @@ class Outcome:
     norm: torch.Tensor
     num_targets: torch.Tensor
     stopped: torch.Tensor
+    asked: torch.Tensor
     seconds: float = 0.0
 
 

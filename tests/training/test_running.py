@@ -38,6 +38,7 @@ def test_train_writes_the_run_folder(make_recipe):
         "final",
         "metrics.jsonl",
         "recipe.yaml",
+        "report.html",
     ]
     assert [p.name for p in runfolder.steps(run.path)] == ["step-000006", "step-000004"]
     environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
