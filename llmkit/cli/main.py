@@ -1,5 +1,6 @@
 """The command `llmkit`: its commands, and one form for every error."""
 
+import os
 import signal
 import sys
 import traceback
@@ -132,4 +133,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # UTF-8 whatever the locale says, so that Chinese text never fails
             stream.reconfigure(encoding="utf-8", errors="replace")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # one of several processes: on its way out of the interpreter torch 2.13 was seen to abort, with gloo's threads
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

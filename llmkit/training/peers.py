@@ -11,7 +11,6 @@ import itertools
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -221,14 +220,8 @@ class Heartbeat:
 
 
 def part() -> None:
-    """End the process group and this process, where it is one of several: the last thing that it does.
-
-    It ends at once: on its way out of the interpreter a process was seen to abort (torch 2.13, gloo).
-    """
+    """End the process group, where there is one: the last thing that a process of several does."""
     import torch.distributed
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)

@@ -51,9 +51,12 @@ def train_in(
         torch.set_num_threads(recipe.train.threads)
     num_processes = peers.size if accelerator is None else accelerator.num_processes
     peers.heartbeat.stage = "preparing the model and the data"
-    plan = peers.together(
-        lambda: building.plan(recipe, dataset=dataset, eval_dataset=eval_dataset, num_processes=num_processes)
-    )
+
+    def prepare() -> building.Plan:
+        _check_devices()
+        return building.plan(recipe, dataset=dataset, eval_dataset=eval_dataset, num_processes=num_processes)
+
+    plan = peers.together(prepare)
     for line in str(plan.data.ledger).splitlines():
         logger.info(line)
     peers.heartbeat.stage = "starting the process group"
@@ -106,6 +109,17 @@ def _make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
             log_with=trackers or None,
             project_dir=folder if trackers else None,
         )
+
+
+def _check_devices() -> None:
+    """Refuse more processes than a machine has GPUs, if it has any.
+
+    Raises:
+        InputError: There are more.
+    """
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if 0 < gpus < here:
+        raise InputError(f"{here} processes share this machine, which has {gpus} GPUs; expected at most {gpus}")
 
 
 def _check_accelerator(accelerator: Accelerator, recipe: Recipe) -> None:

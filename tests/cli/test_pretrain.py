@@ -174,6 +174,24 @@ def test_full_disk_ends_the_run_with_one_sentence(recipe_file, llmkit_cli, monke
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-000002"]
 
 
+def test_number_of_processes_is_checked_before_anything_starts(recipe_file, llmkit_cli):
+    run = recipe_file()
+    code, out, err = llmkit_cli("pretrain", "r.yaml", "--num-processes", "0")
+    assert (code, out) == (2, "")
+    assert err == "llmkit: error: --num-processes out of range, got 0; expected a number from 1\n"
+    assert llmkit_cli("pretrain", "r.yaml", "--accelerate", "nothing.yaml")[0] == 2
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("flags", [["--num-processes", "2"], ["--accelerate", "8-gpus-ddp", "--num-processes", "2"]])
+def test_dry_run_shares_the_batch_among_processes(recipe_file, llmkit_cli, flags):
+    run = recipe_file()
+    code, out, _ = llmkit_cli("pretrain", "r.yaml", "--dry-run", *flags)
+    assert code == 0
+    assert "a step: 8 sequences of up to 32 tokens, 4 at a time" in out
+    assert not run.exists()
+
+
 def test_progress_says_targets_where_not_every_token_is_one():
     progress = Progress(3, 10, 2.5, 1e-3, 1234.4, 0.25, 60.0)
     assert _describe(progress) == "step 3 of 10, loss 2.5000, lr 0.001, 1,234 tokens/s, MFU 25%, 60 s left"
