@@ -263,7 +263,11 @@ def _check_eval(recipe: Recipe) -> Iterator[Breach]:
     held = any(part.eval_documents is not None for part in data.mix or [])
     if held or any(getattr(data, key.partition(".")[2]) is not None for key in choices):
         return
-    wanted = "cannot act without evaluation data; add data.eval_rows, data.eval_documents or data.eval_path"
+    other = "data.eval_documents or data.eval_path" if not has_examples(recipe) else "data.eval_path"
+    if data.source_path is not None:
+        other = "data.eval_source_path and data.eval_target_path"
+    joined = f"data.eval_rows, {other}" if " or " in other else f"data.eval_rows or {other}"
+    wanted = f"cannot act without evaluation data; add {joined}"
     if evaluation.num_batches is not None:
         yield Breach(("eval.num_batches", *choices), wanted)
     if evaluation.patience is not None:

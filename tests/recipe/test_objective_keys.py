@@ -78,6 +78,11 @@ def test_a_written_recipe_reads_back_with_the_keys_that_act_alone(objective, tmp
          "data.mix.1.completion_column: missing; add the column of the completions"),
         (recipe("causal-lm", eval={"patience": 2, "every_steps": 1, "generate": ["a"]}), "eval.patience: cannot act "
          "without evaluation data; add data.eval_rows, data.eval_documents or data.eval_path"),
+        (recipe("classification", eval={"every_steps": 1}),
+         "eval.every_steps: cannot act without evaluation data; add data.eval_rows or data.eval_path"),
+        (recipe("seq2seq", {"path": None, "source_path": "a", "target_path": "b"}, eval={"every_steps": 1}),
+         "eval.every_steps: cannot act without evaluation data; add data.eval_rows or data.eval_source_path and "
+         "data.eval_target_path"),
     ],
 )  # fmt: skip
 def test_what_cannot_act_together_is_one_sentence(mapping, sentence):
