@@ -130,7 +130,10 @@ def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 1, high + 1)
+    if high - low > 1e-9 * max(abs(low), abs(high)):
+        return low, high
+    room = max(1.0, 0.1 * abs(low))
+    return low - room, high + room
 
 
 def _list_ticks(lines: Sequence[Line]) -> list[float]:
@@ -144,7 +147,7 @@ def _list_ticks(lines: Sequence[Line]) -> list[float]:
 
 
 def _spell(value: float, ticks: Sequence[float]) -> str:
-    step = ticks[1] - ticks[0]
-    if max(map(abs, ticks)) < 1e-3:
+    step, most = ticks[1] - ticks[0], max(map(abs, ticks))
+    if most < 1e-3 or most >= 1e7:
         return f"{value:.1e}" if value else "0"
     return f"{value:,.{max(0, -math.floor(math.log10(step)))}f}"

@@ -7,7 +7,17 @@ from ruamel.yaml import YAML
 
 from llmkit.errors import InputError
 from llmkit.recipe.reading import find_launchers, find_recipes
+from llmkit.training import layouts
 from llmkit.training.layouts import DEEPSPEED, read_layout
+
+FIND_INTERFACE = layouts._find_interface
+
+
+@pytest.fixture(autouse=True)
+def interface(monkeypatch):
+    """Each address is reached by eth7; nothing is asked for it."""
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(layouts, "_find_interface", lambda address: "eth7")
 
 
 @pytest.fixture
@@ -53,6 +63,14 @@ def test_number_of_processes_and_of_the_machine_may_come_from_elsewhere(write, m
     assert read_layout("2x8-gpus-ddp").first_rank == 8
     monkeypatch.delenv("SLURM_NODEID")
     assert read_layout(write("2x8-gpus-ddp", machine_rank=1)).first_rank == 8
+
+
+def test_machines_meet_over_the_interface_that_reaches_the_first(monkeypatch):
+    assert read_layout("2x8-gpus-ddp").environment["GLOO_SOCKET_IFNAME"] == "eth7"
+    assert "GLOO_SOCKET_IFNAME" not in read_layout("8-gpus-ddp").environment
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    assert "GLOO_SOCKET_IFNAME" not in read_layout("2x8-gpus-ddp").environment
+    assert FIND_INTERFACE("127.0.0.1") == "lo"
 
 
 def test_processes_on_cpus_are_told_so(write):
