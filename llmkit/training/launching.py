@@ -21,6 +21,7 @@ ASK_EVERY_S = 0.1
 GRACE_S = 5.0  # in which the others end by themselves after one has failed
 # what a process is told beside torchrun's variables: who watches over it, and the file for the sentence of its error
 LAUNCHER, SAID = "LLMKIT_LAUNCHER", "LLMKIT_SAID"
+LOST = "another process of this run was lost"
 STOPPED = frozenset({128 + signal.SIGINT, 128 + signal.SIGTERM})  # saved, and to be gone on with
 
 
@@ -68,12 +69,12 @@ def launch(command: Sequence[str], layout: Layout) -> Ended:
             for i, environment in enumerate(_list_environments(layout, Path(folder))):
                 log = None if layout.first_rank + i == 0 else Path(folder, f"stderr-{i}")
                 processes.append(_start(command, environment, log))
-            codes, first = _watch(processes, signals)
+            codes, failed = _watch(processes, signals)
         finally:
             for process in processes:
                 process.kill()
                 process.wait()
-        return _judge(codes, first, layout.first_rank, Path(folder))
+        return _judge(codes, failed, layout.first_rank, Path(folder))
 
 
 def _list_environments(layout: Layout, folder: Path) -> Iterator[dict[str, str]]:
@@ -129,34 +130,39 @@ def _passing_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _watch(processes: "Sequence[subprocess.Popen[bytes]]", signals: list[int]) -> tuple[list[int | None], int | None]:
-    """Wait until all have ended, or one failed and its time is over; give the exit codes and the first to fail."""
-    first, deadline = None, float("inf")
+def _watch(processes: "Sequence[subprocess.Popen[bytes]]", signals: list[int]) -> tuple[list[int | None], list[int]]:
+    """Wait until all have ended, or one failed and its time is over; give the exit codes and those that failed first."""
+    failed: list[int] = []
+    deadline = float("inf")
     while True:
         while signals:
             number = signals.pop(0)
             for process in processes:
                 process.send_signal(number)
         codes = [process.poll() for process in processes]
-        if first is None:
-            first = next((i for i, code in enumerate(codes) if code), None)
-            deadline = time.monotonic() + GRACE_S if first is not None else deadline
+        if not failed:
+            failed = [i for i, code in enumerate(codes) if code]
+            deadline = time.monotonic() + GRACE_S if failed else deadline
         if None not in codes or time.monotonic() > deadline:
-            return codes, first
+            return codes, failed
         time.sleep(ASK_EVERY_S)
 
 
-def _judge(codes: Sequence[int | None], first: int | None, first_rank: int, folder: Path) -> Ended:
-    """Find the exit code, and what the first process to fail said, unless process 0 has said it."""
-    if first is None:
+def _judge(codes: Sequence[int | None], failed: Sequence[int], first_rank: int, folder: Path) -> Ended:
+    """Find the exit code, and what the process that failed first said, unless process 0 has said it.
+
+    Of several that failed at once it is not one that says that it lost another.
+    """
+    if not failed:
         return Ended(0)
+    said = {i: _read(folder / f"said-{i}") or _read(folder / f"stderr-{i}").rpartition("\n")[2] for i in failed}
+    first = min(failed, key=lambda i: ((codes[i] or 0) >= 0, said[i].startswith(LOST), i))
     code, name = codes[first], f"process {first_rank + first}"
     assert code is not None
     if code < 0:
         return Ended(1, f"{name} was ended by {signal.Signals(-code).name}")
-    said = _read(folder / f"said-{first}") or _read(folder / f"stderr-{first}").rpartition("\n")[2]
-    is_known = first_rank + first == 0 or (first_rank == 0 and said == _read(folder / "said-0"))
-    return Ended(code, None if code in STOPPED or is_known or not said else f"{name}: {said}")
+    is_known = first_rank + first == 0 or (first_rank == 0 and said[first] == _read(folder / "said-0"))
+    return Ended(code, None if code in STOPPED or is_known or not said[first] else f"{name}: {said[first]}")
 
 
 def _read(path: Path) -> str:

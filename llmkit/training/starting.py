@@ -18,6 +18,7 @@ from llmkit.recipe.reading import dump_recipe
 from llmkit.recipe.rules import predicts_documents
 from llmkit.recipe.schema import Recipe
 from llmkit.training import building, estimating, keeping, loop, optim, report, saving, sharding
+from llmkit.training.launching import LOST
 from llmkit.training.layouts import DEEPSPEED
 from llmkit.training.peers import Peers
 from llmkit.training.running import Run
@@ -96,7 +97,7 @@ def _naming_lost_peers(s: Session) -> Iterator[None]:
             raise
         if not isinstance(err, torch.distributed.DistError) and "gloo" not in str(err):
             raise
-        raise RunError(f"another process of this run was lost at step {s.state.step}; {describe_saved(s)}") from err
+        raise RunError(f"{LOST} at step {s.state.step}; {describe_saved(s)}") from err
 
 
 def _make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:

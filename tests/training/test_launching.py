@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from llmkit.training import launching
-from llmkit.training.launching import Ended, Layout, launch
+from llmkit.training.launching import LOST, Ended, Layout, launch
 
 
 @pytest.fixture
@@ -124,3 +124,21 @@ print(child.pid)
     while is_there(int(done.stdout)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("codes", "said", "ended"),
+    [
+        ([1, -9], {0: f"{LOST} at step 3"}, Ended(1, "process 1 was ended by SIGKILL")),
+        ([1, 1], {0: f"{LOST} at step 3", 1: "disk full"}, Ended(1, "process 1: disk full")),
+        ([1, 1], {0: "disk full", 1: f"{LOST} at step 3"}, Ended(1)),
+        ([1, 1], {0: "disk full", 1: "disk full"}, Ended(1)),
+        ([2, 2], {0: "no such file"}, Ended(2)),
+        ([143, 143], {}, Ended(143)),
+    ],
+    ids=["killed", "failed", "first failed", "both", "others silent", "saved"],
+)
+def test_of_processes_that_failed_at_once_the_cause_is_told(tmp_path, codes, said, ended):
+    for i, sentence in said.items():
+        (tmp_path / f"said-{i}").write_text(sentence)
+    assert launching._judge(codes, [0, 1], 0, tmp_path) == ended
