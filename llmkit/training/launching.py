@@ -131,7 +131,7 @@ def _passing_signals() -> Iterator[list[int]]:
 
 
 def _watch(processes: "Sequence[subprocess.Popen[bytes]]", signals: list[int]) -> tuple[list[int | None], list[int]]:
-    """Wait until all have ended, or one failed and its time is over; give the exit codes and those that failed first."""
+    """Wait until all have ended, or one failed and its time is over; give the exit codes and who failed first."""
     failed: list[int] = []
     deadline = float("inf")
     while True:
