@@ -102,7 +102,7 @@ def test_what_cannot_act_together_is_one_sentence(mapping, sentence):
     ],
 )  # fmt: skip
 def test_what_can_act_together_is_accepted(mapping):
-    read_recipe(mapping)
+    assert read_recipe(mapping).objective == mapping["objective"]
 
 
 def test_metrics_go_with_the_objective():
