@@ -44,6 +44,36 @@ class OthersFailed(LlmkitError):
         self.exit_code = exit_code
 
 
+class Heartbeat:
+    """Says what the first of several processes is at, where that has not changed for a while.
+
+    `stage` is its name, or gives it, as the step that a run is at.
+    """
+
+    def __init__(self, stage: str | Callable[[], str] = "") -> None:
+        self.stage = stage
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Speak until the block ends."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            before, since = "", time.monotonic()
+            while not ended.wait(BEAT_S):
+                now = self.stage if isinstance(self.stage, str) else self.stage()
+                if now == before:
+                    logger.info(f"{now} ({time.monotonic() - since:.0f} s)")
+                else:
+                    before, since = now, time.monotonic()
+
+        threading.Thread(target=beat, daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+
 @dataclass(frozen=True)
 class Peers:
     """Holds this process's rank among the processes of a run, and their store; of one process there is none."""
@@ -51,7 +81,7 @@ class Peers:
     rank: int = 0
     size: int = 1
     store: "Store | None" = None
-    heartbeat: "Heartbeat" = field(default_factory=lambda: Heartbeat())
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
     @contextlib.contextmanager
     def claim(self, folder: Path, *, resume: str, overwrite: bool) -> Iterator[Path | None]:
@@ -86,14 +116,12 @@ class Peers:
             LlmkitError: It failed here, or in another process while this is the first.
             OthersFailed: The first process says why.
         """
+        if self.size == 1:
+            return call()
         try:
             result, problem = call(), None
         except LlmkitError as err:
             problem = err
-        if self.size == 1:
-            if problem is not None:
-                raise problem
-            return result
         self._tell(f"ready/{self.rank}", _describe(problem))
         if self.rank > 0:
             verdict = self._hear("verdict")
@@ -187,36 +215,6 @@ def _connect() -> "Store":
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RunError(f"the processes of this run did not meet at {address} within {START_S} s") from err
     return store
-
-
-class Heartbeat:
-    """Says what the first of several processes is at, where that has not changed for a while.
-
-    `stage` is its name, or gives it, as the step that a run is at.
-    """
-
-    def __init__(self, stage: str | Callable[[], str] = "") -> None:
-        self.stage = stage
-
-    @contextlib.contextmanager
-    def beating(self) -> Iterator[None]:
-        """Speak until the block ends."""
-        ended = threading.Event()
-
-        def beat() -> None:
-            before, since = "", time.monotonic()
-            while not ended.wait(BEAT_S):
-                now = self.stage if isinstance(self.stage, str) else self.stage()
-                if now == before:
-                    logger.info(f"{now} ({time.monotonic() - since:.0f} s)")
-                else:
-                    before, since = now, time.monotonic()
-
-        threading.Thread(target=beat, daemon=True).start()
-        try:
-            yield
-        finally:
-            ended.set()
 
 
 def part() -> None:

@@ -18,7 +18,7 @@ CURVES = {
     "grad_norm": "norm of the gradient, before clipping",
     "tokens_per_s": "targets a second",
 }
-UNIT = {"perplexity": "perplexity", "bits_per_byte": "bits a byte"}
+UNIT = {"bits_per_byte": "bits a byte"}
 
 
 @dataclass(frozen=True)
