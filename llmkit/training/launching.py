@@ -84,6 +84,7 @@ def _list_environments(layout: Layout, folder: Path) -> Iterator[dict[str, str]]
     for i in range(layout.num_local):
         yield {
             "OMP_NUM_THREADS": threads,
+            "TORCH_CPP_LOG_LEVEL": "ERROR",  # its store warns where the machine's name cannot be looked up
             **os.environ,
             **(layout.environment or {}),
             "RANK": str(layout.first_rank + i),

@@ -105,7 +105,7 @@ def _make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     trackers = [name for name in recipe.log.to if name != "jsonl"]
     with runtime.quiet():
         return Accelerator(
-            cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available(),  # or it is one
+            cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available(),
             gradient_accumulation_steps=1,
             log_with=trackers or None,
             project_dir=folder if trackers else None,

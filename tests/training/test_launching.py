@@ -34,11 +34,13 @@ def processes(tmp_path, monkeypatch):
 def test_processes_are_told_who_they_are(processes, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+    names = (*names, "TORCH_CPP_LOG_LEVEL")
+    monkeypatch.delenv("TORCH_CPP_LOG_LEVEL", raising=False)
     lines = f"Path(f'{{rank}}').write_text(' '.join([*sys.argv[1:], *map(os.environ.get, {names})]))"
     assert processes(2, lines, port=4321, environment={"A": "b"}) == Ended(0)
     threads = max(1, os.cpu_count() // 2)
     told = [(tmp_path / str(rank)).read_text() for rank in range(2)]
-    assert told == [f"here {rank} {rank} 2 2 127.0.0.1 4321 {threads}" for rank in range(2)]
+    assert told == [f"here {rank} {rank} 2 2 127.0.0.1 4321 {threads} ERROR" for rank in range(2)]
 
 
 def test_first_process_alone_is_heard(processes, capfd):
