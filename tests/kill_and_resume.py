@@ -1,13 +1,15 @@
 """Kill a training with -9 at random moments, resume it, and compare it with the one that was not killed.
 
-    python tests/kill_and_resume.py [--kills 20] [--steps 12] [--seed 0] [--without fsync|manifest|counter]
+    python tests/kill_and_resume.py [--kills 20] [--in-a-row 1] [--steps 12] [--seed 0]
+                                    [--without fsync|manifest|counter]
 
 A run is killed once, every second one while it saves, and every third again after its resume; it goes on until a
 quarter of the kills asked for fell into a save and a quarter after a resume, three times as many kills at most. After a
 kill, what was not yet synced to the disk is torn, as a loss of power would; after every fourth, one bit of the newest
 checkpoint is flipped too. Then the run is resumed to its end: its weights and its curve must be those of the run that
-nobody touched, bit for bit, and a checkpoint that stood there whole must not be lost. `--without` takes out one of the
-things that this rests on; the script must then find it out.
+nobody touched, bit for bit, and a checkpoint that stood there whole must not be lost. With `--in-a-row` each run is
+killed so many times, one resume after the other. `--without` takes out one of the things that this rests on; the script
+must then find it out.
 """
 
 import argparse
@@ -167,17 +169,17 @@ def newest(run):
     return next(iter(steps(run)), None)
 
 
-def disturb(folder, run, draw, seconds, counts, *, steps, again, damage, without):
-    """Kill a run at a random moment, perhaps twice, tear and damage its folder, and resume it to its end."""
+def disturb(folder, run, draw, seconds, counts, *, steps, times, damage, without):
+    """Kill a run at random moments, so many times, tear and damage its folder, and resume it to its end."""
     from llmkit.runfolder import find_damage
 
     aim = run if counts["kills"] % 2 else None  # every second kill falls into a save
     while not kill(start(folder, run, steps, without), draw.uniform(0.1, 1.0) * seconds, aim) or newest(run) is None:
         if (run / "final").exists():  # it was done before; begin anew
             return None
-    for round_ in range(2 if again else 1):
+    for round_ in range(times):
         if round_:
-            if not kill(start(folder, run, steps, without), draw.uniform(0.05, 0.5) * seconds):
+            if not kill(start(folder, run, steps, without), draw.uniform(0.05, 1.0 / times) * seconds):
                 break
             counts["killed_again_after_resume"] += 1
         counts["inside_save"] += is_saving(run)
@@ -199,6 +201,7 @@ def main(arguments):
     """Print the counts; the exit code is 0 where all is as it must be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--in-a-row", type=int, default=1)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--without", choices=["fsync", "manifest", "counter"])
@@ -225,7 +228,7 @@ def main(arguments):
                 draw,
                 seconds,
                 counts,
-                again=i % 3 == 0 or i >= given.kills,
+                times=max(given.in_a_row, 2 if i % 3 == 0 or i >= given.kills else 1),
                 damage=i % 4 == 0,
                 steps=given.steps,
                 without=given.without,

@@ -1,5 +1,6 @@
 """What `llmkit pretrain` and `llmkit finetune` share: their options, and a run from a recipe."""
 
+import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -15,7 +16,17 @@ if TYPE_CHECKING:
     from llmkit.training.launching import Layout
     from llmkit.training.tracking import Progress
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Build everything, say what would be done, and train nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Build everything, say what it would be and cost, and train nothing.")
+]
+Gpu = Annotated[
+    str | None,
+    typer.Option("--gpu", show_default=False, help="With --dry-run: the kind of GPU to reckon with, as H100."),
+]
+PricePerHour = Annotated[
+    float | None,
+    typer.Option("--price-per-hour", show_default=False, help="With --gpu: what one such GPU costs in an hour."),
+]
 Resume = Annotated[
     str, typer.Option("--resume", help="never, auto (from the newest checkpoint, if any), must, or a checkpoint.")
 ]
@@ -39,6 +50,8 @@ def run_recipe(
     num_processes: int | None,
     accelerate: str | None,
     dry_run: bool,
+    gpu: str | None,
+    price_per_hour: float | None,
     resume: str,
     overwrite: bool,
     max_seconds: float | None,
@@ -53,17 +66,23 @@ def run_recipe(
         num_processes: Of the run, if it is to be launched.
         accelerate: A file of accelerate's that says which processes there are.
         dry_run: Train nothing.
+        gpu: The kind of GPU that a dry run reckons with.
+        price_per_hour: Of one.
         resume: As for train.
         overwrite: As for train.
         max_seconds: As for train.
         quiet: No progress.
         debug: Processes that are launched show where an error comes from, too.
     """
+    _check_dry_run(gpu, price_per_hour, dry_run=dry_run)
     layout = _find_layout(num_processes, accelerate)
     if dry_run:
         from llmkit.training.estimating import describe_plan
 
-        render.write(describe_plan(recipe, num_processes=layout.num_processes if layout is not None else 1))
+        number, told = (1, {}) if layout is None else (layout.num_processes, layout.environment or {})
+        sharded = told.get("ACCELERATE_USE_FSDP") == "true"
+        text = describe_plan(recipe, num_processes=number, sharded=sharded, gpu=gpu, price_per_hour=price_per_hour)
+        render.write(text)
     elif layout is not None:
         flags = [*(["--overwrite"] if overwrite else []), *(["--quiet"] if quiet else [])]
         flags += ["--debug"] if debug else []
@@ -73,6 +92,16 @@ def run_recipe(
         _launch(recipe, [*command[1:], "--resume", resume, *flags], [*again, "--resume", "auto"], layout)
     else:
         _train(recipe, command, resume=resume, overwrite=overwrite, max_seconds=max_seconds, quiet=quiet)
+
+
+def _check_dry_run(gpu: str | None, price_per_hour: float | None, *, dry_run: bool) -> None:
+    """Refuse flags that would do nothing, and a price that is none."""
+    if gpu is not None and not dry_run:
+        raise InputError("--gpu goes with --dry-run: a run takes the GPUs that it finds")
+    if price_per_hour is not None and gpu is None:
+        raise InputError("--price-per-hour goes with --gpu, whose price it is")
+    if price_per_hour is not None and not 0 <= price_per_hour < math.inf:
+        raise InputError(f"--price-per-hour out of range, got {price_per_hour}; expected a number from 0")
 
 
 def _find_layout(num_processes: int | None, accelerate: str | None) -> "Layout | None":

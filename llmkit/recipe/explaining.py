@@ -67,10 +67,10 @@ def validate(values: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Pr
 
 
 def _path_of(error: ErrorDetails) -> Path:
-    """Cut the place of an error down to a key of the schema: a list of numbers is wrong as a whole."""
+    """Cut the place of an error down to a key of the schema: a list of numbers is wrong as a whole, a choice too."""
     path = tuple(error["loc"])
     for n in range(1, len(path)):
-        if keys.find(path[:n]).get("prefixItems"):
+        if keys.find(path[:n]).keys() & {"prefixItems", "words"}:
             return path[:n]
     return path
 

@@ -63,11 +63,13 @@ def find_items(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _follow(part: dict[str, Any]) -> dict[str, Any]:
-    """Go through references and past null."""
+    """Go through references and past null; words that may stand in the place of a value become its `words`."""
     if "$ref" in part:
         return _follow(json_schema()["$defs"][part["$ref"].rpartition("/")[2]])
     if "anyOf" in part:
-        return _follow(next(form for form in part["anyOf"] if form.get("type") != "null"))
+        first, *others = (form for form in part["anyOf"] if form.get("type") != "null")
+        words = [form["const"] for form in others if "const" in form]
+        return {**_follow(first), **({"words": words} if words else {})}
     return part
 
 
@@ -93,6 +95,9 @@ def list_sections() -> list[str]:
 
 def describe(part: dict[str, Any], *, bounds: bool = True) -> str:
     """Say what form a value has, with its bounds or without."""
+    if "words" in part:
+        plain = {key: value for key, value in part.items() if key != "words"}
+        return " or ".join([describe(plain, bounds=bounds), *part["words"]])
     if "const" in part:
         return str(part["const"])
     if "enum" in part:

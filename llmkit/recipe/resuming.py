@@ -39,6 +39,8 @@ def resume_recipe(given: Recipe, kept: Recipe) -> Recipe:
     values, problems = kept.model_dump(), []
     for key in given.origins:
         value, before = keys.get(given, key), keys.get(kept, key)
+        if key == MICRO and value == "auto":
+            continue  # it was found when the run began, and another would give other bits
         if is_free(key):
             if key in LENGTH:
                 values["train"] |= {"max_steps": None, "num_epochs": None}
@@ -54,7 +56,7 @@ def resume_recipe(given: Recipe, kept: Recipe) -> Recipe:
     refuse(given.file, problems)
     joined._file, joined._name = given.file, given.name
     joined._origins = {**kept.origins, **given.origins}
-    if MICRO not in given.origins:
+    if MICRO not in given.origins or given.train.micro_batch_size == "auto":
         joined._origins.pop(MICRO, None)  # nobody asks for it: on another number of processes it may have to change
     return joined
 

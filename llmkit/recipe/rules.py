@@ -114,8 +114,10 @@ def _check_objective(recipe: Recipe) -> Iterator[Breach]:
             yield Breach(
                 ("eval.metrics", "objective"), f"{key} cannot be computed for {objective}; expected {possible}"
             )
-    if recipe.eval.generate and objective not in ("causal-lm",):
+    if recipe.eval.generate and objective not in ("causal-lm", "seq2seq"):
         yield Breach(("eval.generate", "objective"), f"cannot act with {objective}")
+    if recipe.eval.generate and data.denoising is not None:
+        yield Breach(("eval.generate", "data.denoising"), "a model that fills gaps does not write texts yet")
     if recipe.quantization is not None and recipe.adapter is None:
         yield Breach(("quantization", "adapter"), "goes with an adapter; add adapter, or leave it out")
     if recipe.adapter is not None and recipe.model.config is not None:
@@ -248,7 +250,7 @@ def _check_steps(recipe: Recipe) -> Iterator[Breach]:
         sentence = "schedule.name constant has no warmup; expected 0, or constant_with_warmup"
         yield Breach(("schedule.num_warmup_steps", "schedule.name"), sentence)
     total, micro = train.global_batch_size, train.micro_batch_size
-    if micro is not None and total % micro:
+    if isinstance(micro, int) and total % micro:
         smaller = next(n for n in range(min(micro, total), 0, -1) if total % n == 0)
         larger = next((n for n in range(micro, min(total, 10**6) + 1) if total % n == 0), None)
         near = f"{smaller} or {larger}" if larger is not None else str(smaller)

@@ -235,8 +235,9 @@ class TrainSpec(Section):
     max_steps: Count | None = Field(default=None, description="Optimizer steps; or else num_epochs.")
     num_epochs: Count | None = Field(default=None, description="Passes over the data; or else max_steps.")
     global_batch_size: Count = Field(default=32, description="Sequences in a step, all processes together.")
-    micro_batch_size: Count | None = Field(
-        default=None, description="Sequences in one forward pass of one process; unset: no accumulation."
+    micro_batch_size: Count | Literal["auto"] | None = Field(
+        default=None,
+        description="Sequences in one forward pass of one process; auto: the most that fit; unset: no accumulation.",
     )
     mixed_precision: Literal["no", "bf16"] | None = Field(
         default=None, description="Type of the forward pass; unset: bf16 where the device computes it natively."
@@ -263,7 +264,9 @@ class EvalSpec(Section):
     patience: Count | None = Field(
         default=None, description="Evaluations without a better one after which training stops."
     )
-    generate: list[Text] = Field(default=[], description="Prompts that are continued at each evaluation.")
+    generate: list[Text] = Field(
+        default=[], description="Prompts that are continued at each evaluation, or texts that are translated."
+    )
 
 
 class SaveSpec(Section):
@@ -284,7 +287,7 @@ class LogSpec(Section):
     """What is written down while training."""
 
     every_steps: Count = Field(default=10, description="Steps between logged steps.")
-    to: list[Literal["jsonl", "tensorboard"]] = Field(
+    to: list[Literal["jsonl", "tensorboard", "wandb", "mlflow", "swanlab"]] = Field(
         default=["jsonl"],
         min_length=1,
         description="Where: metrics.jsonl, which is always written, and trackers of accelerate.",

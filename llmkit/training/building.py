@@ -111,8 +111,10 @@ def check(recipe: Recipe) -> None:
             codecs.lookup(source.encoding)
         except LookupError:
             problems.append(f"{key}.encoding: no such encoding, got {source.encoding!r}")
-    if "tensorboard" in recipe.log.to and importlib.util.find_spec("tensorboard") is None:
-        problems.append('log.to: tensorboard is not installed (pip install "llmkit[tensorboard]")')
+    for name in recipe.log.to:
+        if name != "jsonl" and importlib.util.find_spec(name) is None:
+            package = '"llmkit[tensorboard]"' if name == "tensorboard" else name
+            problems.append(f"log.to: {name} is not installed (pip install {package})")
     if problems:
         refuse(recipe, problems)
 
@@ -245,7 +247,7 @@ def _find_isolation(recipe: Recipe, model: Any) -> Any:
 
 def _check_prompts(recipe: Recipe, tokenizer: Any, context: int | None) -> None:
     """Check that each prompt leaves room for a token, before hours are spent on the way to its first use."""
-    for prompt in recipe.eval.generate:
+    for prompt in recipe.eval.generate if recipe.objective == "causal-lm" else ():
         length = len(encode_prompt(tokenizer, prompt))
         if context is not None and length >= context:
             problem = f"a prompt has {length} tokens, the model's context {context}: {prompt[:40]!r}"
@@ -257,7 +259,7 @@ def _settle_micro(recipe: Recipe, num_processes: int) -> int:
     if total % num_processes:
         refuse(recipe, [f"train.global_batch_size: {total} sequences cannot be split over {num_processes} processes"])
     share = total // num_processes
-    if micro is None:
+    if micro is None or micro == "auto":
         return share
     if "train.micro_batch_size" not in recipe.origins:  # of a run that went on elsewhere before
         return max(size for size in range(1, micro + 1) if share % size == 0)

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import EvalResult, ModelCardData
 
 from llmkit.data import hub
 from llmkit.data.preparing import HeldOut
 from llmkit.decoding.text import Pieces
 from llmkit.loading import Loaded, load
 from llmkit.recipe.rules import predicts_documents
-from llmkit.recipe.schema import Recipe
 from llmkit.tasks.generation import generate_batch
 from llmkit.training import estimating, measuring
 from llmkit.training.session import Session
 
 SEEDS = (1, 2, 3)  # of the samples
+METRICS = {"f1_macro": "f1"}  # the hub's word, where it is another than ours
 PIPELINES = {  # the hub's word for what a model does
     "causal-lm": "text-generation",
     "masked-lm": "fill-mask",
@@ -40,7 +41,7 @@ def write_card(s: Session, folder: Path) -> str:
         Markdown, with the front matter that the hub reads.
     """
     recipe = s.plan.recipe
-    parts = [f"{_write_head(recipe)}\n# {recipe.name}", recipe.about, _describe_model(s), _describe_data(s)]
+    parts = [f"{_write_head(s)}\n# {recipe.name}", recipe.about, _describe_model(s), _describe_data(s)]
     if predicts_documents(recipe) and recipe.adapter is None:
         lm = load(folder, device=s.device_name)
         parts.append(_describe_measures(s, lm))
@@ -51,13 +52,27 @@ def write_card(s: Session, folder: Path) -> str:
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-def _write_head(recipe: Recipe) -> str:
-    """Write the front matter that the hub reads."""
-    head = [f"library_name: {'transformers' if recipe.adapter is None else 'peft'}"]
-    is_public = recipe.model.name is not None and hub.is_hub_id(recipe.model.name)
-    head += [f"base_model: {recipe.model.name}"] if is_public else []
-    head += [f"pipeline_tag: {PIPELINES[recipe.objective]}", "tags: [llmkit]"]
-    return "---\n" + "\n".join(head) + "\n---\n"
+def _write_head(s: Session) -> str:
+    """Write the front matter that the hub reads: what the model does, what it stands on, and what was measured."""
+    recipe, task = s.plan.recipe, PIPELINES[s.plan.recipe.objective]
+    measured_on = ", ".join(part.origin for part in s.plan.data.held_out)
+    results = [
+        EvalResult(task, measured_on, measured_on, METRICS.get(name, name), value, metric_name=name)
+        for name, value in s.state.metrics.items()
+    ]
+    paths = [source.path for source in recipe.data.mix] if recipe.data.mix else [recipe.data.path]
+    languages = s.plan.facts.get("languages")
+    data = ModelCardData(
+        model_name=recipe.name,
+        library_name="transformers" if recipe.adapter is None else "peft",
+        base_model=recipe.model.name if recipe.model.name and hub.is_hub_id(recipe.model.name) else None,
+        datasets=[path for path in paths if path and hub.is_hub_id(path)] or None,
+        language=[str(code) for code in languages] if isinstance(languages, list) else None,
+        pipeline_tag=task,
+        tags=["llmkit"],
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
 
 
 def _list_metrics(s: Session) -> str | None:

@@ -1,6 +1,8 @@
 """What a run does from time to time: measure itself, keep the best model and write checkpoints."""
 
 import dataclasses
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -143,7 +145,8 @@ def evaluate(s: Session) -> bool:
     measured |= _measure_task(s)
     if not all(map(math.isfinite, measured.values())):
         raise RunError(f"the evaluation at step {s.state.step} gave a loss that is not finite; {describe_saved(s)}")
-    samples = measuring.sample_texts(s.plain_model, s.plan.parts.tokenizer, recipe.eval.generate, recipe.seed)
+    parts, prompts = s.plan.parts, recipe.eval.generate
+    samples = measuring.sample_texts(s.plain_model, parts.tokenizer, prompts, recipe.seed, s.plan.facts)
     s.state.metrics = {name: value for name, value in measured.items() if name in (recipe.eval.metrics or ())}
     s.tracker.log_evaluation(s.state.step, s.state.metrics, samples)
     if s.state.metrics:
@@ -263,6 +266,14 @@ def keep_final(s: Session, **facts: object) -> None:
     if s.accelerator.is_main_process:
         text = (s.folder / "final" / "README.md").read_text(encoding="utf-8")
         runfolder.write_text(s.folder / "README.md", text)
+        logger.info(f"final weights: sha256 {_hash_weights(s.folder / 'final')}")
+
+
+def _hash_weights(folder: Path) -> str:
+    """Give the sha256 of a checkpoint's weights; of several files, that of their hashes joined by line breaks."""
+    files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+    hashes = [str(files[name]["sha256"]) for name in sorted(files) if name.endswith(".safetensors")]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def keep_model(

@@ -13,6 +13,7 @@ from llmkit.evaluation.keys import Task
 from llmkit.evaluation.planning import plan_examples
 from llmkit.loading import Loaded
 from llmkit.tasks.generation import generate_batch
+from llmkit.tasks.translation import translate_batch
 
 SAMPLE_TOKENS = 64
 
@@ -89,12 +90,30 @@ def evaluate_task(
     return dict(found.metrics)
 
 
-def sample_texts(model: Any, tokenizer: Any, prompts: list[str], seed: int) -> list[dict[str, str]]:
-    """Continue prompts with the model as it stands; its mode and the global random state stay as they were."""
+def sample_texts(
+    model: Any, tokenizer: Any, prompts: list[str], seed: int, facts: Mapping[str, object]
+) -> list[dict[str, str]]:
+    """Continue prompts with the model as it stands, or translate them; its mode and the random state stay as they were.
+
+    Args:
+        model: The model itself.
+        tokenizer: Its tokenizer.
+        prompts: Their texts.
+        seed: Of what is drawn.
+        facts: What its llmkit.json is to say.
+
+    Returns:
+        Each prompt and its text.
+    """
     if not prompts:
         return []
     training = model.training
     model.eval()
-    made = generate_batch(prompts, model=Loaded(model, tokenizer), seed=seed, max_new_tokens=SAMPLE_TOKENS)
+    if model.config.is_encoder_decoder:
+        loaded = Loaded(model, tokenizer, "", dict(facts))
+        texts = [one.text for one in translate_batch(prompts, model=loaded, max_new_tokens=SAMPLE_TOKENS)]
+    else:
+        made = generate_batch(prompts, model=Loaded(model, tokenizer), seed=seed, max_new_tokens=SAMPLE_TOKENS)
+        texts = [one.text for one in made]
     model.train(training)
-    return [{"prompt": prompt, "text": one.text} for prompt, one in zip(prompts, made, strict=True)]
+    return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]

@@ -180,6 +180,13 @@ def _special_ids(tokenizer: Any) -> dict[str, int | None]:
     return ids
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Have a model compute activations again in the backward pass, with the same dropout."""
+    # transformers 5.23 gave it this name; before, and until v6, it is gradient_checkpointing_enable
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def sees_ahead(model: Any) -> bool:
     """Tell whether a later token changes what a model says of an earlier one, as in BERT without is_decoder."""
     size = model.get_input_embeddings().weight.shape[0]

@@ -11,22 +11,39 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.tracking import TensorBoardTracker
 
 from llmkit import runfolder, runtime
 from llmkit.errors import InputError, LlmkitError, RunError
+from llmkit.recipe import keys
 from llmkit.recipe.reading import dump_recipe
 from llmkit.recipe.rules import predicts_documents
 from llmkit.recipe.schema import Recipe
-from llmkit.training import building, estimating, keeping, loop, optim, report, saving, sharding
+from llmkit.training import (
+    building,
+    devices,
+    estimating,
+    fitting,
+    keeping,
+    loop,
+    models,
+    optim,
+    report,
+    saving,
+    sharding,
+)
 from llmkit.training.launching import LOST
 from llmkit.training.layouts import DEEPSPEED
 from llmkit.training.peers import Peers
 from llmkit.training.running import Run
 from llmkit.training.session import Session, State, describe_saved
+from llmkit.training.simulating import StepCost
 from llmkit.training.stopping import Interrupted, StopFlag
 from llmkit.training.tracking import Progress, Tracker
 
 logger = logging.getLogger("llmkit")
+
+TENSORBOARD = "tensorboard"  # its folder in the run's
 
 
 def train_in(
@@ -53,11 +70,12 @@ def train_in(
     num_processes = peers.size if accelerator is None else accelerator.num_processes
     peers.heartbeat.stage = "preparing the model and the data"
 
-    def prepare() -> building.Plan:
+    def prepare() -> tuple[building.Plan, StepCost | str | None]:
         _check_devices()
-        return building.plan(recipe, dataset=dataset, eval_dataset=eval_dataset, num_processes=num_processes)
+        plan = building.plan(recipe, dataset=dataset, eval_dataset=eval_dataset, num_processes=num_processes)
+        return fitting.begin(plan, recipe, num_processes)
 
-    plan = peers.together(prepare)
+    plan, cost = peers.together(prepare)
     for line in str(plan.data.ledger).splitlines():
         logger.info(line)
     peers.heartbeat.stage = "starting the process group"
@@ -69,6 +87,8 @@ def train_in(
         with _naming_lost_peers(s):
             if start is not None:
                 _restore(s, start)
+            if cost is not None:
+                fitting.settle(s, cost)
             s.tracker.begin(s.state.step, s.state.tokens, s.state.seconds)
             _write_facts(s)
             end = loop.run_steps(s)
@@ -102,7 +122,8 @@ def _naming_lost_peers(s: Session) -> Iterator[None]:
 
 def _make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """Make an Accelerator that neither accumulates nor casts: the loop does both, so that a process can train twice."""
-    trackers = [name for name in recipe.log.to if name != "jsonl"]
+    trackers: list[Any] = [name for name in recipe.log.to if name not in ("jsonl", TENSORBOARD)]
+    trackers += [TensorBoardTracker(TENSORBOARD, folder)] if TENSORBOARD in recipe.log.to else []
     with runtime.quiet():
         return Accelerator(
             cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available(),
@@ -152,7 +173,7 @@ def _open_session(
 ) -> Session:
     model, train = plan.parts.model, plan.recipe.train
     if train.gradient_checkpointing:
-        _checkpoint_activations(model)
+        models.checkpoint_activations(model)
     # Loader and schedule are not prepared: accelerate would shard rows that are dealt out already and step the
     # schedule once for each process.
     if accelerator.distributed_type == DistributedType.FSDP:
@@ -163,7 +184,7 @@ def _open_session(
     share = None
     if watch is not None and predicts_documents(plan.recipe):
         share = estimating.count_flops(model, int(plan.recipe.data.max_length or 0))
-        share /= estimating.find_peak(accelerator.device, precision) * accelerator.num_processes
+        share /= devices.find_peak(accelerator.device, precision) * accelerator.num_processes
     identity = {
         "data": plan.data.fingerprint,
         "threads": torch.get_num_threads(),
@@ -179,13 +200,6 @@ def _open_session(
         tracker=Tracker(folder, accelerator, plan.max_steps, share, watch),
         identity=identity,
     )
-
-
-def _checkpoint_activations(model: Any) -> None:
-    """Have a model compute activations again in the backward pass, with the same dropout."""
-    # transformers 5.23 gave it this name; before, and until v6, it is gradient_checkpointing_enable
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
 
 
 def _restore(s: Session, start: Path) -> None:
@@ -227,7 +241,19 @@ def _write_facts(s: Session) -> None:
     text = json.dumps(environment, indent=2, ensure_ascii=False) + "\n"
     runfolder.write_text(s.folder / "environment.json", text)
     runfolder.truncate_metrics(s.folder / "metrics.jsonl", s.state.step, measured=s.state.measured)
-    s.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": s.state.step + 1}})
+    _start_trackers(s)
+
+
+def _start_trackers(s: Session) -> None:
+    """Start the trackers of accelerate, and tell them what the recipe states."""
+    recipe = s.plan.recipe
+    for tracker in s.accelerator.log_with:
+        if isinstance(tracker, TensorBoardTracker):
+            tracker.init_kwargs["purge_step"] = s.state.step + 1
+    s.accelerator.init_trackers(recipe.name)
+    for tracker in s.accelerator.trackers:
+        if not isinstance(tracker, TensorBoardTracker):  # which would make a second run of it
+            tracker.store_init_configuration({key: str(keys.get(recipe, key)) for key in recipe.origins})
 
 
 def _write_report(s: Session) -> None:

@@ -67,9 +67,58 @@ def test_dry_run_says_what_would_be_done_and_trains_nothing(recipe_file, llmkit_
     assert re.search(r"^seed: 3 +# r.yaml:\d+$", out, re.MULTILINE)
     parameters = llmkit.build("r.yaml").model.num_parameters()
     assert f"\nparameters: {parameters:,}\n" in out
-    assert "\na step: 8 sequences of up to 32 tokens, 8 at a time\n" in out
+    assert "\na step: 8 sequences of up to 32 tokens, 8 at a time; 256 tokens\n" in out
     assert re.search(r"\nsteps: 6, 0\.\d\d passes over \d+ rows\n", out)
+    part = r"(\d+ MiB|[\d.]+ GiB)"
+    named = ", ".join(f"{name} {part}" for name in ("weights", "gradients", "optimizer", "activations", "logits"))
+    assert re.search(rf"\nmemory of a process: {part} \({named}\) of {part}, half of what is free\n", out)
+    assert "\ntime: " not in out  # nobody said on what
     assert not run.exists()
+
+
+def test_dry_run_tells_time_and_cost_on_a_gpu(recipe_file, llmkit_cli):
+    run = recipe_file()
+    given = ["pretrain", "r.yaml", "train.max_steps=1000000", "train.mixed_precision=null", "--num-processes", "2"]
+    code, out, _ = llmkit_cli(*given, "--dry-run", "--gpu", "t4", "--price-per-hour", "0.5")
+    assert code == 0
+    told = re.search(
+        r"\ntime: ([\d.]+) (hours|minutes) on 2 x T4 at 30% of the peak, without evaluations; cost: ([\d.]+)\n", out
+    )
+    hours = float(told[1]) / (1 if told[2] == "hours" else 60)
+    assert float(told[3]) == pytest.approx(hours * 2 * 0.5, rel=0.2, abs=0.006)
+    assert " of 16.0 GiB\n" in out
+    assert re.search(r"^  mixed_precision: \"no\"", out, re.MULTILINE)  # which has no bfloat16 of its own
+    out = llmkit_cli("pretrain", "r.yaml", "train.mixed_precision=null", "--dry-run", "--gpu", "H100")[1]
+    assert re.search(r"^  mixed_precision: bf16\b", out, re.MULTILINE)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--gpu", "H100"], "--gpu goes with --dry-run: a run takes the GPUs that it finds"),
+        (["--dry-run", "--price-per-hour", "2"], "--price-per-hour goes with --gpu, whose price it is"),
+        (
+            ["--dry-run", "--gpu", "H100", "--price-per-hour", "-1"],
+            "--price-per-hour out of range, got -1.0; expected a number from 0",
+        ),
+        (["--dry-run", "--gpu", "8800"], "--gpu: no such GPU is known, got '8800'; expected one of H200, H100, A100"),
+    ],
+)
+def test_flags_of_a_dry_run_that_cannot_act_are_refused(recipe_file, llmkit_cli, flags, sentence):
+    recipe_file()
+    code, out, err = llmkit_cli("pretrain", "r.yaml", *flags)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"llmkit: error: {sentence}")
+
+
+def test_dry_run_of_what_does_not_fit_says_so(recipe_file, llmkit_cli, monkeypatch):
+    recipe_file()
+    monkeypatch.setattr("llmkit.training.fitting.find_room", lambda number: 1000)
+    out = llmkit_cli("pretrain", "r.yaml", "--dry-run")[1]
+    assert re.search(r"\) of 0 MiB, half of what is free: too much; a smaller train.micro_batch_size takes less\n", out)
+    out = llmkit_cli("pretrain", "r.yaml", "train.micro_batch_size=auto", "--dry-run")[1]
+    assert ", 1 at a time;" in out
 
 
 def test_second_run_in_a_folder_is_refused_and_overwrite_moves_the_first_aside(recipe_file, llmkit_cli):

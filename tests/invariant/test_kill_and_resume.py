@@ -34,6 +34,11 @@ def test_run_killed_200_times_equals_the_one_that_was_not():
 
 
 @pytest.mark.slow
+def test_50_runs_killed_5_times_each_equal_the_one_that_was_not():
+    assert_all_equal(50, ["--in-a-row", "5", "--seed", "2"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["fsync", "manifest", "counter"])
 def test_script_finds_out_what_is_taken_out(part):
     code, _, _ = run("--kills", "8", "--without", part)

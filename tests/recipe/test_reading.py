@@ -427,7 +427,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_their_lines():
         "r.yaml:10: optim.lr: expected a number, got 'fast'",
         "r.yaml:10: optim: unknown key 'lerning_rate'; did you mean optim.lr?",
         "r.yaml:11: save.keep: expected a whole number from 1 to 1,000,000,000,000, got 0",
-        "r.yaml:12: log.to.0: expected one of jsonl, tensorboard, got 'x'",
+        "r.yaml:12: log.to.0: expected one of jsonl, tensorboard, wandb, mlflow, swanlab, got 'x'",
         "r.yaml:13: schedule.num_warmup_steps: 99 exceeds train.max_steps, 12",
         "r.yaml:14: eval.patience: expected a whole number from 1 to 1,000,000,000,000, got 2.5",
         "command line: sede=1: unknown key 'sede'; did you mean 'seed'?",

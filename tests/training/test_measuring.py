@@ -55,10 +55,10 @@ def test_sample_texts_leaves_mode_and_random_state_as_they_were(loaded):
     lm.model.train()
     try:
         state = torch.random.get_rng_state()
-        one = sample_texts(lm.model, lm.tokenizer, ["Once", "今天"], seed=3)
+        one = sample_texts(lm.model, lm.tokenizer, ["Once", "今天"], 3, {})
         assert lm.model.training
         assert torch.equal(torch.random.get_rng_state(), state)
-        assert one == sample_texts(lm.model, lm.tokenizer, ["Once", "今天"], seed=3)
+        assert one == sample_texts(lm.model, lm.tokenizer, ["Once", "今天"], 3, {})
         assert [sample["prompt"] for sample in one] == ["Once", "今天"]
     finally:
         lm.model.eval()

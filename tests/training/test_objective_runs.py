@@ -1,12 +1,16 @@
 """Each objective as a run: from a recipe to a model that the verbs use, the same however a step is split."""
 
+import functools
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from objective_recipes import KINDS, objective_recipe
 from safetensors.torch import load_file
 from small_runs import read_curve
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import llmkit
 from llmkit.training.objectives import OBJECTIVES
@@ -48,6 +52,7 @@ def test_loss_falls_and_a_run_goes_on_bit_for_bit(kind, tmp_path):
     assert all(torch.equal(names[0][name], names[1][name]) for name in names[0])
 
 
+HUB_TASKS = {"text-generation", "fill-mask", "translation", "text-classification", "question-answering"}
 HELD = {"data": {"eval_rows": 8}, "eval": {"every_steps": 4}}
 METRICS = {
     "causal-lm": {"loss", "perplexity", "bits_per_byte"},
@@ -64,8 +69,47 @@ METRICS = {
 def test_evaluation_gives_what_goes_with_the_objective(kind, tmp_path):
     run = train(kind, tmp_path / "a", **HELD)
     assert set(run.metrics) == METRICS[kind]
-    card = (run.path / "README.md").read_text(encoding="utf-8")
-    assert "pipeline_tag" in card
+    card = ModelCard.load(run.path / "final" / "README.md")
+    told = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert told == pytest.approx(run.metrics)
+    data = llmkit.read_recipe(run.path / "recipe.yaml").data
+    assert {result.dataset_name for result in card.data.eval_results} == {Path(data.path).name}
+    assert card.data.pipeline_tag in HUB_TASKS
+
+
+MEASURED = {"accuracy": "classification", "exact_match": "question-answering"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_run_that_gets_no_better_ends_and_keeps_its_best(kind, tmp_path):
+    """At a rate of 50 the first evaluation is the best; two more without a better one end the run."""
+    metric = {task: name for name, task in MEASURED.items()}.get(kind, "loss")
+    rates = {"optim": {"lr": 1e-12 if metric != "loss" else 50.0}, "train": {"max_steps": 9}}
+    watched = {"data": {"eval_rows": 8}, "eval": {"every_steps": 1, "patience": 2, "best_metric": metric}}
+    run = train(kind, tmp_path / "a", **watched, **rates, log={"to": ["jsonl", "tensorboard"]})
+    curve = read_curve(run.path, f"eval_{metric}")
+    sign = 1 if metric == "loss" else -1
+    best = min(curve, key=lambda point: (sign * point[1], point[0]))[0]
+    assert run.step == best + 2 < 9
+    assert json.loads((run.path / "best" / "llmkit.json").read_text(encoding="utf-8"))["step"] == best
+    assert json.loads((run.path / "final" / "llmkit.json").read_text(encoding="utf-8"))["end"] == "patience"
+    (events,) = run.path.glob("tensorboard/events.out.tfevents.*")
+    found = EventAccumulator(str(events)).Reload()
+    for key in ("loss", f"eval_{metric}"):
+        logged = [(event.step, event.value) for event in found.Scalars(key)]
+        assert logged == [(step, pytest.approx(value, rel=1e-6)) for step, value in read_curve(run.path, key)]
+
+
+@pytest.mark.parametrize("kind", ["causal-lm", "completion", "seq2seq"])
+def test_texts_are_written_at_each_evaluation(kind, tmp_path):
+    prompts = ["the sea was", "早安"]
+    run = train(kind, tmp_path / "a", eval={"every_steps": 2, "generate": prompts})
+    samples = read_curve(run.path, "samples")
+    assert [step for step, _ in samples] == [2, 4]
+    assert all([sample["prompt"] for sample in made] == prompts for _, made in samples)
+    verb = llmkit.translate_batch if kind == "seq2seq" else functools.partial(llmkit.generate_batch, seed=5)
+    made = verb(prompts, model=llmkit.load(run, dtype="float64"), max_new_tokens=64)
+    assert [sample["text"] for sample in samples[-1][1]] == [one.text for one in made]
 
 
 def test_seq2seq_gives_bleu_where_asked(tmp_path):

@@ -1,8 +1,14 @@
 """The log of a run: metrics.jsonl, progress, and the trackers of accelerate."""
 
+import importlib.machinery
+import importlib.util
 import json
+import sys
+import types
 
+import accelerate
 import pytest
+from accelerate.utils import LoggerType
 from objective_recipes import objective_recipe
 from small_runs import read_curve
 
@@ -51,8 +57,6 @@ def test_tensorboard_gets_the_same_numbers(make_recipe):
 
 
 def test_tensorboard_that_is_not_installed_is_named_before_anything_is_loaded(make_recipe, monkeypatch):
-    import importlib.util
-
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
     with pytest.raises(
@@ -66,3 +70,34 @@ def test_watch_is_given_no_utilization_where_not_every_token_is_a_target(kind, t
     seen = []
     llmkit.train(objective_recipe(kind, tmp_path), watch=seen.append)
     assert seen and all(p.tokens_per_s > 0 and p.utilization is None for p in seen)
+
+
+def test_trackers_of_accelerate_get_the_recipe_and_the_same_numbers(make_recipe, tmp_path, monkeypatch):
+    told = {"config": {}, "logged": [], "finished": 0}
+    stub = types.ModuleType("wandb")
+    stub.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    stub.config = types.SimpleNamespace(update=lambda values, **_: told["config"].update(values))
+    run = types.SimpleNamespace(
+        log=lambda values, step: told["logged"].append((step, values)),
+        finish=lambda: told.update(finished=told["finished"] + 1),
+    )
+    stub.init = lambda project: told.update(project=project) or run
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    monkeypatch.setattr(accelerate.tracking, "is_wandb_available", lambda: True)
+    monkeypatch.setattr(accelerate.tracking, "_available_trackers", [LoggerType.WANDB])
+    recipe = make_recipe(log={"to": ["jsonl", "wandb", "tensorboard"]}, data={"eval_rows": 4})
+    folder = llmkit.train(recipe).path
+    assert told["project"] == "recipe"
+    assert told["finished"] == 1
+    assert told["config"]["optim.lr"] == "0.01"
+    for key in ("loss", "eval_loss"):
+        assert [(step, values[key]) for step, values in told["logged"] if key in values] == read_curve(folder, key)
+    assert len(list(folder.glob("tensorboard/events.out.tfevents.*"))) == 1
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "swanlab"])
+def test_tracker_that_is_not_installed_is_named(make_recipe, monkeypatch, name):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda asked: None if asked == name else find(asked))
+    with pytest.raises(InputError, match=rf"log.to: {name} is not installed \(pip install {name}\)"):
+        llmkit.build(make_recipe(log={"to": ["jsonl", name]}))
