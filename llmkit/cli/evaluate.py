@@ -20,7 +20,8 @@ Keys = Annotated[
     typer.Argument(metavar="[DATA.KEY=VALUE]...", help="Keys of the data, such as data.label_column=stars."),
 ]
 On = Annotated[
-    str, typer.Option("--on", metavar="TASK", help="translation, question-answering, classification or sentiment.")
+    str,
+    typer.Option("--on", metavar="TASK", help="translation, question-answering, sentiment, perplexity."),
 ]
 Data = Annotated[
     Path | None,
@@ -55,7 +56,7 @@ def evaluate(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure a checkpoint on a task: bleu and chrf, exact_match and f1, or accuracy and f1_macro."""
+    """Measure a checkpoint on a task: bleu and chrf, exact_match and f1, accuracy and f1_macro, or perplexity."""
     from llmkit.evaluation.keys import find_task, read_keys
     from llmkit.evaluation.planning import make_plan
 

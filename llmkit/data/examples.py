@@ -63,7 +63,15 @@ class Completion:
     is_turn: bool = False
 
 
-Example = Pair | Question | Labelled | Completion
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Holds a text by itself, a whole document."""
+
+    where: str
+    text: str
+
+
+Example = Pair | Question | Labelled | Completion | Text
 
 
 def read_examples(

@@ -8,11 +8,12 @@ from functools import partial
 from typing import TypeVar
 
 from llmkit import metrics
-from llmkit.data.examples import Example, Labelled, Pair, Question
+from llmkit.data.examples import Example, Labelled, Pair, Question, Text
 from llmkit.data.sequences import find_label, note_missing_classes
 from llmkit.encoding import pairs
 from llmkit.errors import InputError
 from llmkit.evaluation.keys import Data, Task
+from llmkit.evaluation.perplexity import Judge, Tally
 from llmkit.evaluation.planning import Plan, Progress, make_plan
 from llmkit.heads import find_head
 from llmkit.loading import Checkpoint, Loaded, load
@@ -34,7 +35,7 @@ class Evaluation:
     Attributes:
         task: The task; sentiment is classification.
         metrics: By name, in the unit of its source: exact_match, f1, bleu and chrf from 0 to 100, accuracy and f1_macro
-            from 0 to 1.
+            from 0 to 1, loss in nats a token, bits_per_byte in bits a byte of UTF-8.
         n: The rows that were answered.
         num_rows: The rows of the data.
         seed: What they were drawn by; None where all of them were answered.
@@ -68,9 +69,11 @@ def evaluate(
     labels: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluate a checkpoint on a task: translation, question-answering, classification or sentiment.
+    """Evaluate a checkpoint on a task: translation, question-answering, classification, sentiment or perplexity.
 
-    All rows are read and checked before the checkpoint is loaded. A language model answers by prompts.
+    All rows are read and checked before the checkpoint is loaded. A language model answers by prompts. Perplexity is
+    that of a causal language model on texts: each in windows that slide over it (data.max_length, data.stride), every
+    token but a text's first predicted once.
 
     Args:
         checkpoint: Its name, or a Loaded.
@@ -182,8 +185,20 @@ def _measure_labels(plan: Plan, lm: Loaded, progress: Progress) -> Found:
     return {"accuracy": metrics.accuracy(found, right), "f1_macro": metrics.f1_macro(found, right)}, {}
 
 
+def _measure_perplexity(plan: Plan, lm: Loaded, progress: Progress) -> Found:
+    judge, total = Judge(lm, plan.keys), Tally()
+    for chunk in plan.chunks(Text, progress):
+        for one in judge.judge(chunk):
+            total.nll, total.num_tokens = total.nll + one.nll, total.num_tokens + one.num_tokens
+            total.num_bytes += one.num_bytes
+    if not total.num_tokens:
+        raise InputError("no text has two tokens, and nothing predicts the first")
+    return total.metrics(), {}
+
+
 MEASURES: Mapping[Task, Callable[[Plan, Loaded, Progress], Found]] = {
     "translation": _measure_translation,
     "question-answering": _measure_answers,
     "classification": _measure_labels,
+    "perplexity": _measure_perplexity,
 }

@@ -12,30 +12,37 @@ from llmkit.errors import InputError
 from llmkit.recipe.explaining import refuse
 from llmkit.recipe.layers import list_leaves, read_overrides
 from llmkit.recipe.parsing import COMMAND_LINE, Place, Problem, plain, show
-from llmkit.recipe.schema import Section, Text
+from llmkit.recipe.schema import Count, Section, Text
 
-Task = Literal["translation", "question-answering", "classification"]
+Task = Literal["translation", "question-answering", "classification", "perplexity"]
 
 TASKS: dict[str, Task] = {
     "translation": "translation",
     "question-answering": "question-answering",
     "classification": "classification",
     "sentiment": "classification",
+    "perplexity": "perplexity",
 }
 # The columns that a task reads, in the order in which its examples hold them.
 COLUMNS: Mapping[Task, tuple[str, ...]] = {
     "translation": ("source_column", "target_column"),
     "question-answering": ("question_column", "context_column", "answers_column"),
     "classification": ("text_column", "label_column"),
+    "perplexity": ("text_column", "sample_by", "max_length", "stride"),
 }
 PARALLEL = ("source_path", "target_path")
+FORMS = {
+    "column_names": "a list of names",
+    "sample_by": "one of line, paragraph, document",
+    **dict.fromkeys(("max_length", "stride"), "a whole number from 1"),
+}
 
 
 class DataKeys(Section):
     """The data of an evaluation."""
 
     path: Text | None = Field(
-        default=None, description="A file, glob or folder: csv, tsv, jsonl, json, parquet, arrow."
+        default=None, description="A file, glob or folder: csv, tsv, jsonl, json, parquet, arrow; of texts txt too."
     )
     column_names: list[Text] | None = Field(default=None, description="Columns of a csv or tsv file without a header.")
     encoding: Text = Field(default="utf-8", description="Encoding of text files.")
@@ -46,6 +53,13 @@ class DataKeys(Section):
     question_column: Text = Field(default="question", description="Column that holds the question.")
     context_column: Text = Field(default="context", description="Column that holds the text to answer from.")
     answers_column: Text = Field(default="answers", description="Column that holds the right answers.")
+    sample_by: Literal["line", "paragraph", "document"] = Field(
+        default="document", description="What a document is in a txt file."
+    )
+    max_length: Count | None = Field(
+        default=None, description="Tokens of a window; unset: the model's context, 1,024 at most."
+    )
+    stride: Count | None = Field(default=None, description="Tokens that a window moves on; unset: half a window.")
     source_path: Text | None = Field(default=None, description="Text to translate, a line each; with target_path.")
     target_path: Text | None = Field(default=None, description="Their translations, a line each.")
 
@@ -105,7 +119,7 @@ def _explain(error: ErrorDetails, places: Mapping[str, Place]) -> Problem:
         near = difflib.get_close_matches(name, DataKeys.model_fields, 1)
         wanted = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(DataKeys.model_fields)}"
         return Problem(place, key, f"unknown key {show(name)}; {wanted}")
-    form = "a list of names" if name == "column_names" else "text"
+    form = FORMS.get(name, "text")
     return Problem(place, key, f"expected {form}, got {show(error['input'])}")
 
 

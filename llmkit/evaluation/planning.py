@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TypeVar
 
 from llmkit import metrics
-from llmkit.data.examples import Example, Labelled, Pair, Question
+from llmkit.data.examples import Example, Labelled, Pair, Question, Text
 from llmkit.data.order import shuffle_index
 from llmkit.errors import InputError
 from llmkit.evaluation.keys import Data, DataKeys, Task, find_task, read_keys
@@ -16,16 +16,17 @@ from llmkit.runtime import check_seed
 from llmkit.tasks.sampling import check_count
 
 # task -> the rows that are answered at a time: enough to fill batches, few enough to see progress
-CHUNKS: Mapping[Task, int] = {"translation": 32, "question-answering": 16, "classification": 256}
+CHUNKS: Mapping[Task, int] = {"translation": 32, "question-answering": 16, "classification": 256, "perplexity": 16}
 # task -> the heads that can do it, as the verbs have it; of several, that which the checkpoint was saved for is loaded
 HEADS: Mapping[Task, tuple[str, ...]] = {
     "translation": ("translation", "generation"),
     "question-answering": ("question-answering", "generation"),
     "classification": ("classification", "generation"),
+    "perplexity": ("generation",),
 }
 
 Progress = Callable[[int], None]
-Row = TypeVar("Row", Pair, Question, Labelled)
+Row = TypeVar("Row", Pair, Question, Labelled, Text)
 
 
 @dataclass

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from llmkit.data import examples
 from llmkit.data.columns import describe
-from llmkit.data.examples import Example, Kind, Labelled
+from llmkit.data.examples import Example, Kind, Labelled, Text
 from llmkit.data.formats import find_kind
-from llmkit.data.sources import list_files
+from llmkit.data.ledger import Counts
+from llmkit.data.sources import list_files, read_documents
 from llmkit.errors import InputError
 from llmkit.evaluation.keys import DataKeys, Task
 from llmkit.recipe.schema import SourceSpec
 
 KINDS: Mapping[Task, Kind] = {"translation": "pair", "question-answering": "question", "classification": "label"}
+OWN = ("max_length", "stride")  # keys that say how texts are cut, and nothing of how they are read
 
 
 def read_examples(keys: DataKeys, task: Task) -> Iterator[Example]:
@@ -24,7 +26,10 @@ def read_examples(keys: DataKeys, task: Task) -> Iterator[Example]:
     Raises:
         InputError: A file is missing or not what its name says, a column is missing, or a row is not an example.
     """
-    spec = SourceSpec.model_validate(keys.model_dump(exclude_none=True))
+    spec = SourceSpec.model_validate(keys.model_dump(exclude_none=True, exclude=set(OWN)))
+    if task == "perplexity":
+        yield from _read_texts(spec)
+        return
     if keys.source_path is None:
         for path in list_files(str(keys.path)):
             _check_columns(path, task)
@@ -36,6 +41,16 @@ def read_examples(keys: DataKeys, task: Task) -> Iterator[Example]:
             yield example
     except InputError as err:
         raise InputError(str(err), hint=_as_argument(err.hint), details=err.details) from err
+
+
+def _read_texts(spec: SourceSpec) -> Iterator[Text]:
+    """Read whole documents."""
+    parts: list[str] = []
+    for document in read_documents(spec, counts=Counts(str(spec.path))):
+        parts.append(document.text)
+        if document.ends:
+            yield Text(document.where, "".join(parts))
+            parts = []
 
 
 def _check_columns(path: Path, task: Task) -> None:

@@ -68,7 +68,8 @@ def test_evaluate_tells_how_far_it_is(llmkit_cli, checkpoint, reviews, monkeypat
     [
         (
             ["--on", "sentimet"],
-            "unknown task, got 'sentimet'; expected translation, question-answering, classification, sentiment",
+            "unknown task, got 'sentimet'; expected translation, question-answering, classification, sentiment, "
+            "perplexity",
         ),
         (["--on", "sentiment"], "no data to evaluate on; expected --data FILE (in Python: data=)"),
         (

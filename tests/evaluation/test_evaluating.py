@@ -79,7 +79,7 @@ def reviews(tmp_path):
 
 def test_heads_are_those_of_the_verbs():
     verbs = {"translation": ("translation", "generation"), "question-answering": answering.TASKS}
-    assert {**verbs, "classification": classification.TASKS} == HEADS
+    assert {**verbs, "classification": classification.TASKS, "perplexity": ("generation",)} == HEADS
 
 
 def test_labels_are_scored_against_the_verb(classifier, reviews, monkeypatch):
