@@ -34,6 +34,7 @@ def start(recipe, output, *, slow=False):
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without one
         if slow:
             sync = os.fsync
             os.fsync = lambda descriptor: (time.sleep(SLOW), sync(descriptor))
@@ -43,6 +44,8 @@ def start(recipe, output, *, slow=False):
         main()
     except SystemExit as err:
         code = int(err.code or 0)
+    except KeyboardInterrupt:  # before the command line begins
+        code = 130
     finally:
         os._exit(code)
 

@@ -121,7 +121,8 @@ def _describe_time(
     reached = gpu.peak(str(plan.recipe.train.mixed_precision)) * UTILIZATION
     hours = plan.max_steps * cost.flops / reached / 3600
     price = "" if price_per_hour is None else f"; cost: {hours * number * price_per_hour:,.2f}"
-    text = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
+    size, unit = (1, "h") if hours >= 1 else (60, "min") if hours * 60 >= 1 else (3600, "s")
+    text = f"{hours * size:,.1f} {unit}"
     return f"time: {text} on {number} x {name.upper()} at {UTILIZATION:.0%} of the peak, without evaluations{price}"
 
 

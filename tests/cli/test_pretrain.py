@@ -82,9 +82,9 @@ def test_dry_run_tells_time_and_cost_on_a_gpu(recipe_file, llmkit_cli):
     code, out, _ = llmkit_cli(*given, "--dry-run", "--gpu", "t4", "--price-per-hour", "0.5")
     assert code == 0
     told = re.search(
-        r"\ntime: ([\d.]+) (hours|minutes) on 2 x T4 at 30% of the peak, without evaluations; cost: ([\d.]+)\n", out
+        r"\ntime: ([\d.]+) (h|min|s) on 2 x T4 at 30% of the peak, without evaluations; cost: ([\d.]+)\n", out
     )
-    hours = float(told[1]) / (1 if told[2] == "hours" else 60)
+    hours = float(told[1]) / {"h": 1, "min": 60, "s": 3600}[told[2]]
     assert float(told[3]) == pytest.approx(hours * 2 * 0.5, rel=0.2, abs=0.006)
     assert " of 16.0 GiB\n" in out
     assert re.search(r"^  mixed_precision: \"no\"", out, re.MULTILINE)  # which has no bfloat16 of its own
