@@ -25,12 +25,10 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.pairing import describe_processor
+from benchmarks.train import open_session, take_steps
 from llmkit.recipe.schema import ModelSpec
 from llmkit.training import building, loop, models, simulating
 from llmkit.training.objectives import OBJECTIVES
-from llmkit.training.session import Session
-from llmkit.training.stopping import StopFlag
-from llmkit.training.tracking import Tracker
 
 KINDS = {"gpt2": "causal-lm", "bert": "masked-lm", "t5": "seq2seq"}
 TARGETS = {"gpt2": ["c_attn", "c_proj", "c_fc"], "bert": "all-linear", "t5": "all-linear"}
@@ -119,22 +117,8 @@ def _train(shape: Mapping[str, Any], folder: Path, accelerator: Accelerator) -> 
     plan = building.plan(building.as_recipe(_recipe(shape, folder), own_data=True), dataset=_write(shape))
     if shape["checkpointing"]:
         models.checkpoint_activations(plan.parts.model)
-    session = Session(
-        plan=plan,
-        folder=folder,
-        accelerator=accelerator,
-        model=accelerator.prepare(plan.parts.model),
-        flag=StopFlag(),
-        tracker=Tracker(folder, accelerator, plan.max_steps, 0.0, None),
-        identity={},
-    )
-    session.model.train()
-    pending = None
-    for batches in loop.read_steps(session):
-        outcome = loop.take_step(session, batches, pending)
-        assert outcome is not None
-        loop.settle(session, pending, reduced=True)
-        pending, session.state.step = outcome, outcome.step
+    session = open_session(plan, folder, accelerator)
+    take_steps(session, loop.read_steps(session))
     return plan
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,19 @@ def _write_tokenizer(vocab_size: int, folder: Path) -> Path:
 
 def _make_llmkit(given: Any, folder: Path) -> Callable[[], float]:
     plan = _plan(given, folder)
-    accelerator = Accelerator(mixed_precision="no", cpu=True)
+    session = open_session(plan, folder, Accelerator(mixed_precision="no", cpu=True))
+
+    def run() -> float:
+        steps = loop.read_steps(replace_max_steps(session, given.steps))
+        started = time.perf_counter()
+        take_steps(session, steps)
+        return time.perf_counter() - started
+
+    return run
+
+
+def open_session(plan: building.Plan, folder: Path, accelerator: Accelerator) -> Session:
+    """Open a session that logs nothing and saves nothing."""
     session = Session(
         plan=plan,
         folder=folder,
@@ -158,20 +170,18 @@ def _make_llmkit(given: Any, folder: Path) -> Callable[[], float]:
         identity={},
     )
     session.model.train()
+    return session
 
-    def run() -> float:
-        steps = loop.read_steps(replace_max_steps(session, given.steps))
-        started = time.perf_counter()
-        pending = None
-        for batches in steps:
-            outcome = loop.take_step(session, batches, pending)
-            assert outcome is not None
-            loop.settle(session, pending, reduced=True)
-            pending, session.state.step = outcome, outcome.step
-        loop.settle(session, pending)
-        return time.perf_counter() - started
 
-    return run
+def take_steps(session: Session, steps: Iterable[list[dict[str, Any]]]) -> None:
+    """Take steps as the loop of a run does, without evaluations and checkpoints."""
+    pending = None
+    for batches in steps:
+        outcome = loop.take_step(session, batches, pending)
+        assert outcome is not None
+        loop.settle(session, pending, reduced=True)
+        pending, session.state.step = outcome, outcome.step
+    loop.settle(session, pending)
 
 
 def replace_max_steps(session: Session, more: int) -> Session:
