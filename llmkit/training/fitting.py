@@ -86,7 +86,7 @@ def _try(plan: Plan, num_processes: int, *, sharded: bool, flash: bool) -> StepC
     """Simulate a step; give the first line of the reason where that cannot be done."""
     try:
         cost = simulating.simulate(plan, num_processes=num_processes, flash=flash)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as err:  # a model's code may need values
+    except (RuntimeError, TypeError, ValueError) as err:  # a model's code may need values
         return f"{type(err).__name__}: {(str(err).splitlines() or [''])[0][:120]}"
     if num_processes == 1:
         return cost
@@ -99,8 +99,7 @@ def _try(plan: Plan, num_processes: int, *, sharded: bool, flash: bool) -> StepC
 
 def _add_buckets(model: Any, cost: StepCost) -> StepCost:
     """Add the buckets in which DDP sums gradients, which are as large as these."""
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return dataclasses.replace(cost, gradients=cost.gradients + trained)
+    return dataclasses.replace(cost, gradients=cost.gradients + _weigh(model, trained_alone=True))
 
 
 def _deal(model: Any, cost: StepCost, num_processes: int, *, accumulates: bool) -> StepCost:
@@ -111,8 +110,7 @@ def _deal(model: Any, cost: StepCost, num_processes: int, *, accumulates: bool) 
     named = set(unwrap(model)._no_split_modules or ())
     blocks = [_weigh(m) for m in model.modules() if type(m).__name__ in named]
     root, block = max(cost.weights - sum(blocks), 0), max(blocks, default=0)
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    held = (root + 2 * block) * (1 + trained / max(cost.weights, 1))
+    held = (root + 2 * block) * (1 + _weigh(model, trained_alone=True) / max(cost.weights, 1))
     return dataclasses.replace(
         cost,
         weights=cost.weights // num_processes + int(held),
@@ -121,8 +119,8 @@ def _deal(model: Any, cost: StepCost, num_processes: int, *, accumulates: bool) 
     )
 
 
-def _weigh(module: torch.nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+def _weigh(module: torch.nn.Module, *, trained_alone: bool = False) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad or not trained_alone)
 
 
 def settle(s: Session, cost: StepCost | str) -> None:

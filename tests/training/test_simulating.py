@@ -97,13 +97,16 @@ def test_frozen_weights_and_activations_computed_again_change_the_operations(tmp
     assert again.activations < whole.activations
 
 
-def test_padded_rows_are_reckoned_by_their_mean(tmp_path):
+def test_padded_rows_are_reckoned_by_their_mean(tmp_path, monkeypatch):
     plan = plan_of("classification", tmp_path, train={"micro_batch_size": 2})
     batch, mean = simulating.find_longest(plan, 2)
     lengths = [len(plan.data.train[i]["input_ids"]) for i in range(48)]
     pairs = [max(lengths[i : i + 2]) for i in range(0, 48, 2)]
     assert batch["input_ids"].shape[1] == max(pairs)
     assert mean == pytest.approx(sum(pairs) / len(pairs) / max(pairs))
+    cost = simulating.simulate(plan)
+    monkeypatch.setattr(simulating, "find_longest", lambda plan, micro: (batch, 1.0))
+    assert cost.flops == pytest.approx(simulating.simulate(plan).flops * mean, rel=1e-6)
 
 
 def test_attention_that_is_fused_holds_no_square(tmp_path):
