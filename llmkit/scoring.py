@@ -59,6 +59,20 @@ def score_continuations(
     return scores
 
 
+def sees_ahead(model: Any) -> bool:
+    """Tell whether a later token changes what a model says of an earlier one, as in BERT without is_decoder."""
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(4, device=model.device)[None] % size
+    other = ids.clone()
+    other[0, -1] = (ids[0, -1] + 1) % size
+    training = model.training
+    model.eval()
+    with torch.no_grad(), runtime.quiet():
+        difference = (model(input_ids=ids).logits - model(input_ids=other).logits)[0].double()
+    model.train(training)
+    return bool(difference[0].norm() > 1e-5 * difference[-1].norm())
+
+
 def _compute_logits(model: Any, rows: Sequence[Sequence[int]], first: int) -> torch.Tensor:
     """Compute the logits from position `first` on, rows padded on the right. Shape: (rows, width - first, vocab_size).
 

@@ -12,9 +12,9 @@ from llmkit.data.tokenizing import Ids, encode_documents
 from llmkit.decoding.text import Pieces
 from llmkit.errors import InputError
 from llmkit.evaluation.keys import DataKeys
-from llmkit.heads import context_length, find_head, unwrap
+from llmkit.heads import context_length, unwrap
 from llmkit.loading import Loaded
-from llmkit.scoring import score_continuations
+from llmkit.scoring import score_continuations, sees_ahead
 
 LONGEST = 1024  # tokens of a window, where none are asked for and the model takes more
 
@@ -40,7 +40,7 @@ class Tally:
 
         Source of bits_per_byte: Gao et al. 2020, The Pile, section 3.1.
         """
-        loss = self.nll / self.num_tokens
+        loss = self.nll / max(self.num_tokens, 1)
         bits = self.nll / math.log(2) / max(self.num_bytes, 1)
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_byte": bits}
 
@@ -57,10 +57,10 @@ class Judge:
     """
 
     def __init__(self, lm: Loaded, keys: DataKeys) -> None:
-        config = unwrap(lm.model).config
-        if find_head(lm.model) != "generation" or config.is_encoder_decoder:
-            raise InputError(f"{lm.name or 'the model'} is no causal language model, of whose perplexity one speaks")
-        context = context_length(config)
+        if sees_ahead(lm.model):
+            name = lm.name or "the model"
+            raise InputError(f"{name} sees the tokens it should predict; expected a causal language model")
+        context = context_length(unwrap(lm.model).config)
         self._lm, self._pieces = lm, Pieces(lm.tokenizer)
         self.max_length = keys.max_length or min(context or LONGEST, LONGEST)
         self.stride = keys.stride or max(self.max_length // 2, 1)

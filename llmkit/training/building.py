@@ -21,6 +21,7 @@ from llmkit.heads import context_length
 from llmkit.recipe.reading import read_recipe
 from llmkit.recipe.rules import list_metrics, predicts_documents
 from llmkit.recipe.schema import Recipe
+from llmkit.scoring import sees_ahead
 from llmkit.training import adapting, feeding, models, optim
 from llmkit.training.objectives import OBJECTIVES, Loss, Objective
 
@@ -194,7 +195,7 @@ def _name_tokenizer(recipe: Recipe) -> str:
 def _check_model(recipe: Recipe, model: Any) -> None:
     """Refuse a model that sees the tokens it should predict, or that cannot compute activations again."""
     kind = model.config.model_type
-    if recipe.objective == "causal-lm" and models.sees_ahead(model):
+    if recipe.objective == "causal-lm" and sees_ahead(model):
         refuse(recipe, [f"model: {kind} sees the tokens it should predict; a config may need is_decoder: true"])
     if recipe.train.gradient_checkpointing and not model.supports_gradient_checkpointing:
         refuse(recipe, [f"train.gradient_checkpointing: {kind} cannot do it"])

@@ -1,6 +1,5 @@
 """What is measured while a model trains: its loss on held-out rows, and texts that it continues."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from llmkit.data.examples import Example
 from llmkit.decoding.text import Pieces
 from llmkit.evaluation.evaluating import measure
 from llmkit.evaluation.keys import Task
+from llmkit.evaluation.perplexity import Tally
 from llmkit.evaluation.planning import plan_examples
 from llmkit.loading import Loaded
 from llmkit.tasks.generation import generate_batch
@@ -58,14 +58,9 @@ def evaluate_loss(
             nll, count = nll + float(batch_nll), count + targets.numel()
             size += int(num_bytes[targets.cpu()].sum()) if num_bytes is not None else 0
     nll, targets_seen, bytes_seen = share(nll, float(count), float(size)).tolist()
-    loss = nll / max(targets_seen, 1.0)
     if num_bytes is None:
-        return {"loss": loss}
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": nll / math.log(2) / max(bytes_seen, 1.0),
-    }
+        return {"loss": nll / max(targets_seen, 1.0)}
+    return Tally(nll, int(targets_seen), int(bytes_seen)).metrics()
 
 
 def evaluate_task(

@@ -187,20 +187,6 @@ def checkpoint_activations(model: Any) -> None:
     enable({"use_reentrant": False})
 
 
-def sees_ahead(model: Any) -> bool:
-    """Tell whether a later token changes what a model says of an earlier one, as in BERT without is_decoder."""
-    size = model.get_input_embeddings().weight.shape[0]
-    ids = torch.arange(4, device=model.device)[None] % size
-    other = ids.clone()
-    other[0, -1] = (ids[0, -1] + 1) % size
-    training = model.training
-    model.eval()
-    with torch.no_grad(), runtime.quiet():
-        difference = (model(input_ids=ids).logits - model(input_ids=other).logits)[0].double()
-    model.train(training)
-    return bool(difference[0].norm() > 1e-5 * difference[-1].norm())
-
-
 def _join_lines(err: BaseException) -> str:
     lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [type(err).__name__]
     return " ".join(lines[:2])[:180]

@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
-from conftest import TEXTS
-from small_classifiers import make
+from conftest import TEXTS, wordpiece_tokenizer
+from small_classifiers import SHAPES, make
+from transformers import BertConfig, BertLMHeadModel
 
 import llmkit
 from llmkit.errors import InputError
@@ -113,6 +114,13 @@ def test_windows_cannot_act_with_other_tasks(lm, rows):
 def test_a_model_that_is_no_causal_language_model_is_refused(rows):
     with pytest.raises(InputError, match="tiny has a head for classification, this call needs one for generation"):
         llmkit.evaluate(make("bert"), on="perplexity", data=rows)
+
+
+def test_a_model_that_sees_ahead_is_refused(rows):
+    tokenizer = wordpiece_tokenizer()
+    model = BertLMHeadModel(BertConfig(vocab_size=len(tokenizer), **SHAPES["bert"]))
+    with pytest.raises(InputError, match="tiny sees the tokens it should predict; expected a causal language model"):
+        llmkit.evaluate(llmkit.Loaded(model.eval(), tokenizer, "tiny"), on="perplexity", data=rows)
 
 
 def test_texts_of_a_token_are_refused(lm, tmp_path):
