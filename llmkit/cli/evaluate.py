@@ -21,7 +21,9 @@ Keys = Annotated[
 ]
 On = Annotated[
     str,
-    typer.Option("--on", metavar="TASK", help="translation, question-answering, sentiment, perplexity."),
+    typer.Option(
+        "--on", metavar="TASK", help="translation, question-answering, classification, sentiment or perplexity."
+    ),
 ]
 Data = Annotated[
     Path | None,
