@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmkit.errors import RunError
+
 ASK_EVERY_S = 0.1
 GRACE_S = 5.0  # in which the others end by themselves after one has failed
 # what a process is told beside torchrun's variables: who watches over it, and the file for the sentence of its error
@@ -99,10 +101,17 @@ def _list_environments(layout: Layout, folder: Path) -> Iterator[dict[str, str]]
 
 
 def _find_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """Find a free port by which processes of this machine can meet."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            address: tuple[str, int] = found.getsockname()
+            socket.create_connection(address, timeout=5).close()
+            return address[1]
+    except OSError as err:
+        raise RunError(
+            f"processes of this machine cannot reach each other at 127.0.0.1: {err.strerror or err}",
+            hint="ip link set lo up brings its loopback up",
+        ) from err
 
 
 def _start(command: Sequence[str], environment: dict[str, str], log: Path | None) -> "subprocess.Popen[bytes]":

@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from llmkit.errors import RunError
 from llmkit.training import launching
 from llmkit.training.launching import LOST, Ended, Layout, launch
 
@@ -41,6 +42,18 @@ def test_processes_are_told_who_they_are(processes, tmp_path, monkeypatch):
     threads = max(1, os.cpu_count() // 2)
     told = [(tmp_path / str(rank)).read_text() for rank in range(2)]
     assert told == [f"here {rank} {rank} 2 2 127.0.0.1 4321 {threads} ERROR" for rank in range(2)]
+
+
+def test_processes_that_cannot_reach_each_other_are_not_started(processes, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    with pytest.raises(RunError) as found:
+        processes(2, "Path('started').touch()")
+    reason = "processes of this machine cannot reach each other at 127.0.0.1: Network is unreachable"
+    assert (str(found.value), found.value.hint) == (reason, "ip link set lo up brings its loopback up")
+    assert not (tmp_path / "started").exists()
 
 
 def test_first_process_alone_is_heard(processes, capfd):
