@@ -114,7 +114,10 @@ def make_model(
     """
     torch.manual_seed(seed)
     if spec.name is not None:
-        return _load(spec, tokenizer, task, quantization)
+        model = _load(spec, tokenizer, task, quantization)
+        if task == "classification":
+            _settle_padding(model.config.get_text_config(), tokenizer)
+        return model
     config = {**describe_labels(spec), **(spec.config or {})}
     for key, value in {"vocab_size": len(tokenizer), **_special_ids(tokenizer)}.items():
         if config.setdefault(key, value) != value:
@@ -126,9 +129,23 @@ def make_model(
             made = transformers.AutoConfig.for_model(**config)
             if made.is_encoder_decoder:
                 _settle_decoder(made, config)
+            if task == "classification":
+                _settle_padding(made.get_text_config(), tokenizer)
             return auto.from_config(made, dtype=getattr(torch, spec.dtype), trust_remote_code=False, **more)
     except Exception as err:  # as above; a model may refuse what its config allows
         raise InputError(f"model.config: {config['model_type']} cannot be built: {_join_lines(err)}") from err
+
+
+def _settle_padding(config: Any, tokenizer: Any) -> None:
+    """Name a padding id where a decoder's config has none: its classifier reads the last token that is no padding.
+
+    Without one it takes no batch (`GenericForSequenceClassification` of transformers 5.23). GPT-2 and its kind pad with
+    the end of text, which no row of a classifier holds.
+    """
+    if config.pad_token_id is None:
+        config.pad_token_id = end_of_text(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        if config.pad_token_id is None:
+            raise InputError("the tokenizer has no token for padding or the end of text, which a classifier needs")
 
 
 def _settle_decoder(config: Any, given: Mapping[str, Any]) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import byte_level_tokenizer
 from huggingface_hub import ModelCard
-from objective_recipes import KINDS, objective_recipe
+from objective_recipes import GPT2, KINDS, objective_recipe
 from safetensors.torch import load_file
 from small_runs import read_curve
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -145,3 +146,34 @@ def test_there_is_a_kind_for_each_objective():
 def test_class_without_an_example_is_noted(tmp_path, notes):
     train("classification", tmp_path / "a", model={"labels": ["bad", "good", "fine"]})
     assert "no example to train on is labelled fine" in notes
+
+
+@pytest.mark.parametrize("begins", ["new", "checkpoint"])
+def test_classifier_of_gpt2_pads_with_the_end_of_text(begins, tmp_path, make_checkpoint):
+    """Neither GPT-2's config nor its tokenizer names a padding token, and transformers takes no batch without."""
+    recipe = objective_recipe("classification", tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path / "words")
+    model = {"config": GPT2, "tokenizer": str(tmp_path / "words")} if begins == "new" else {"name": make_checkpoint()}
+    recipe["model"] = {**model, "labels": ["bad", "good"], "dtype": "float64"}
+    run = llmkit.train(recipe)
+    lm = llmkit.load(run, task="classification", dtype="float64", device="cpu")
+    assert lm.tokenizer.pad_token_id is None
+    assert lm.model.config.pad_token_id == lm.tokenizer.eos_token_id
+    rows = [lm.tokenizer(text)["input_ids"] for text in ("cold cold sea", "good")]
+    padded = torch.tensor([rows[0], rows[1] + [lm.tokenizer.eos_token_id] * (len(rows[0]) - len(rows[1]))])
+    mask = torch.tensor([[1] * len(rows[0]), [1] * len(rows[1]) + [0] * (len(rows[0]) - len(rows[1]))])
+    with torch.no_grad():
+        both = lm.model(input_ids=padded, attention_mask=mask).logits
+        alone = [lm.model(input_ids=torch.tensor([row])).logits[0] for row in rows]
+    assert (both - torch.stack(alone)).abs().max() < 1e-12
+
+
+def test_classifier_needs_a_token_to_pad_with(tmp_path):
+    recipe = objective_recipe("classification", tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path / "words")
+    path = tmp_path / "words" / "tokenizer_config.json"
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if not key.endswith("_token")}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    recipe["model"] = {"config": GPT2, "tokenizer": str(tmp_path / "words"), "labels": ["bad", "good"]}
+    with pytest.raises(llmkit.InputError, match=r"has no token for padding or the end of text, which a classifier"):
+        llmkit.train(recipe)
