@@ -7,7 +7,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from llmkit.errors import DamagedError, HubError, InputError, LlmkitError, RunError
+    from llmkit.evaluation.comparing import Comparison, compare
     from llmkit.evaluation.evaluating import Evaluation, evaluate
+    from llmkit.evaluation.writing import write_evaluation
     from llmkit.loading import Loaded, load
     from llmkit.recipe.reading import read_recipe
     from llmkit.recipe.schema import Recipe
@@ -28,8 +30,11 @@ _HOMES = {
     "InputError": "llmkit.errors",
     "LlmkitError": "llmkit.errors",
     "RunError": "llmkit.errors",
+    "Comparison": "llmkit.evaluation.comparing",
+    "compare": "llmkit.evaluation.comparing",
     "Evaluation": "llmkit.evaluation.evaluating",
     "evaluate": "llmkit.evaluation.evaluating",
+    "write_evaluation": "llmkit.evaluation.writing",
     "Loaded": "llmkit.loading",
     "load": "llmkit.loading",
     "read_recipe": "llmkit.recipe.reading",
@@ -60,6 +65,7 @@ _HOMES = {
 __all__ = [
     "Answer",
     "Classification",
+    "Comparison",
     "DamagedError",
     "Evaluation",
     "Generation",
@@ -79,6 +85,7 @@ __all__ = [
     "build",
     "classify",
     "classify_batch",
+    "compare",
     "evaluate",
     "generate",
     "generate_batch",
@@ -91,6 +98,7 @@ __all__ = [
     "train",
     "translate",
     "translate_batch",
+    "write_evaluation",
 ]
 
 

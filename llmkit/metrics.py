@@ -4,12 +4,14 @@ Each comes in the unit of its source: `exact_match` and `f1` of one answer, `acc
 `bleu` and `chrf` from 0 to 100. The published scripts for answers print the mean over all questions times 100.
 """
 
+import contextlib
+import os
 import re
 import string
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from llmkit.errors import InputError
 
@@ -172,9 +174,7 @@ def bleu(translations: Sequence[str], references: Sequence[str], *, tokenize: st
 
     Source: sacrebleu's corpus BLEU (Papineni et al. 2002; Post 2018).
     """
-    from sacrebleu.metrics import BLEU
-
-    metric = BLEU(tokenize=tokenize, force=True)  # force keeps a warning about tokenized text away, and does no more
+    metric = _make_metrics(tokenize)["bleu"]
     value = float(metric.corpus_score(translations, [references]).score)
     return Score(value, str(metric.get_signature()))
 
@@ -184,11 +184,103 @@ def chrf(translations: Sequence[str], references: Sequence[str]) -> Score:
 
     Source: sacrebleu's corpus chrF (Popović 2015).
     """
-    from sacrebleu.metrics import CHRF
-
-    metric = CHRF()
+    metric = _make_metrics()["chrf"]
     value = float(metric.corpus_score(translations, [references]).score)
     return Score(value, str(metric.get_signature()))
+
+
+def chrf_of_each(translations: Sequence[str], references: Sequence[str]) -> list[float]:
+    """Compute the chrF2 of each translation by itself. Source: sacrebleu's sentence chrF."""
+    metric = _make_metrics()["chrf"]
+    pairs = zip(translations, references, strict=True)
+    return [float(metric.sentence_score(found, [right]).score) for found, right in pairs]
+
+
+def _make_metrics(tokenize: str = "13a") -> dict[str, Any]:
+    from sacrebleu.metrics import BLEU, CHRF
+
+    # force keeps a warning about tokenized text away, and does no more
+    return {"bleu": BLEU(tokenize=tokenize, force=True), "chrf": CHRF()}
+
+
+def resample_translations(
+    translations: Sequence[str], references: Sequence[str], *, tokenize: str = "13a", resamples: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Compute the 95 % interval of bleu and chrf: mean - half width to mean + half width of sacrebleu's bootstrap.
+
+    Args:
+        translations: What was translated.
+        references: The right translations.
+        tokenize: As for bleu.
+        resamples: So many times the rows are drawn anew.
+        seed: What they are drawn by.
+
+    Source: sacrebleu's bootstrap (Koehn 2004).
+    """
+    # The test, of one system: corpus_score(n_bootstrap=) stops where a resample scores 0 (2.6).
+    (found,) = _resample([translations], references, tokenize, resamples, seed)
+    return {name: (float(one.mean - one.ci), float(one.mean + one.ci)) for name, one in found.items()}
+
+
+def compare_translations(
+    first: Sequence[str],
+    second: Sequence[str],
+    references: Sequence[str],
+    *,
+    tokenize: str = "13a",
+    resamples: int,
+    seed: int,
+) -> dict[str, float]:
+    """Compute how probable it is that two sets of translations of the same texts differ in bleu and chrf by chance.
+
+    Args:
+        first: The translations of one system.
+        second: Those of the other.
+        references: The right translations.
+        tokenize: As for bleu.
+        resamples: So many times the rows are drawn anew.
+        seed: What they are drawn by.
+
+    Returns:
+        The p-values of bleu and chrf, from 0 to 1; 1 for equal translations.
+
+    Source: sacrebleu's paired bootstrap test (Koehn 2004).
+    """
+    if list(first) == list(second):
+        return {"bleu": 1.0, "chrf": 1.0}  # sacrebleu counts greater differences, and finds none where all are 0
+    _, found = _resample([second, first], references, tokenize, resamples, seed)
+    return {name: float(one.p_value) for name, one in found.items()}
+
+
+def _resample(
+    systems: Sequence[Sequence[str]], references: Sequence[str], tokenize: str, resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """Let sacrebleu test systems against the first; give of each its result by metric."""
+    from sacrebleu.significance import PairedTest
+
+    metrics = _make_metrics(tokenize)
+    with _seeding(seed):
+        named = [(str(i), list(system)) for i, system in enumerate(systems)]
+        _, found = PairedTest(named, metrics, [list(references)], test_type="bs", n_samples=resamples)()
+    results = [found[name] for name in found if name != "System"]  # by sacrebleu's names, in the order given
+    return [dict(zip(metrics, ones, strict=True)) for ones in zip(*results, strict=True)]
+
+
+@contextlib.contextmanager
+def _seeding(seed: int) -> Iterator[None]:
+    """Seed sacrebleu's bootstrap, counted from its own default, since it takes 0 for no seed.
+
+    It reads its seed from the environment alone (2.6), which is left as it was.
+    """
+    name, before = "SACREBLEU_SEED", os.environ.get("SACREBLEU_SEED")
+    os.environ[name] = str(12345 + seed)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def choose_tokenizer(language: str | None, references: Sequence[str]) -> str:

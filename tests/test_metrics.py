@@ -10,6 +10,7 @@ import sacrebleu
 
 from llmkit import metrics
 from llmkit.errors import InputError
+from llmkit.evaluation.outcomes import count_labels, sum_labels
 
 VALUES = json.loads(pathlib.Path(__file__).with_name("metric_values.json").read_text(encoding="utf-8"))
 WORDS = [
@@ -159,6 +160,85 @@ def test_chinese_answers_count_characters(prediction, answer, exact, f1):
 def test_labels_are_scored_as_scikit_learn_does(case):
     assert metrics.accuracy(case["predictions"], case["labels"]) == case["accuracy"]
     assert metrics.f1_macro(case["predictions"], case["labels"]) == pytest.approx(case["f1_macro"], abs=1e-12)
+
+
+def some_rows(count, seed=0):
+    """Predictions near their references: English, Chinese, empty and marks alone."""
+    rng = random.Random(seed)
+    pieces = {"en": [*WORDS, *"nobody", "answered", "him", "3.14", "dollars", "don't"]}
+    pieces["zh"] = [*"猫坐在垫子上他说你好世界价格是元", "。", "，", "！", "《", "》", "3.14"]
+    pieces["marks"] = [*"!?.,。，…"]
+    for _ in range(count):
+        kind = rng.choice(["en", "en", "zh", "zh", "marks", "empty"])
+        words = rng.choices(pieces[kind], k=rng.randint(1, 12)) if kind != "empty" else []
+        cut = rng.choice([0, 0, 1, 3])
+        found = rng.choice([words, words[cut:], words[: len(words) - cut], [*words, "end"], words[::-1], []])
+        yield [(" " if kind == "en" else "").join(part) for part in (found, words)]
+
+
+def test_2000_labels_are_scored_as_scikit_learn_does():
+    scores = pytest.importorskip("sklearn.metrics")
+    rng = random.Random(1)
+    rows = [(rng.choice("abcdefgh"), rng.choice("aaabbcdefg")) for _ in range(2000)]
+    for begin, end in ((0, 2000), *((i, i + rng.randint(1, 40)) for i in range(0, 1960, 20))):
+        found, right = zip(*rows[begin:end], strict=True)
+        accuracy = scores.accuracy_score(right, found)
+        f1_macro = scores.f1_score(right, found, average="macro", zero_division=0)
+        assert metrics.accuracy(found, right) == pytest.approx(accuracy, rel=1e-12)
+        assert metrics.f1_macro(found, right) == pytest.approx(f1_macro, rel=1e-12)
+        numbers = [["abcdefgh".index(label) for label in labels] for labels in (found, right)]
+        drawn = sum_labels(*numbers, 8).metrics()
+        assert drawn == pytest.approx({"accuracy": accuracy, "f1_macro": f1_macro}, rel=1e-12)
+        confusion = scores.confusion_matrix(right, found, labels=list("abcdefgh"))
+        assert [list(row) for row in count_labels(*numbers, list("abcdefgh")).counts] == confusion.tolist()
+
+
+@pytest.mark.parametrize("tokenize", ["13a", "zh", "char"])
+def test_2000_translations_are_scored_as_sacrebleu_does(tokenize):
+    rows = list(some_rows(2000))
+    for begin, end in ((0, 2000), *((i, i + 1 + i % 7) for i in range(0, 1900, 100))):
+        found, right = map(list, zip(*rows[begin:end], strict=True))
+        wanted = sacrebleu.corpus_bleu(found, [right], tokenize=tokenize, force=True).score
+        assert metrics.bleu(found, right, tokenize=tokenize).value == wanted
+        assert metrics.chrf(found, right).value == sacrebleu.corpus_chrf(found, [right]).score
+    assert 20 < metrics.bleu(*map(list, zip(*rows, strict=True)), tokenize=tokenize).value < 90
+
+
+def test_each_translation_is_scored_as_sacrebleu_does():
+    found, right = zip(*some_rows(2000), strict=True)
+    wanted = [sacrebleu.sentence_chrf(a, [b]).score for a, b in zip(found, right, strict=True)]
+    assert metrics.chrf_of_each(found, right) == wanted
+
+
+def cmrc(prediction, answers):
+    """CMRC 2018: characters, and the words between spaces elsewhere; the longest run in both, tried by length."""
+    drop = set("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+    bare = ["".join(c for c in text.lower().strip() if c not in drop) for text in (prediction, *answers)]
+    cut = [re.findall("[\u4e00-\u9fa5]|[^\\s\u4e00-\u9fa5]+", text) for text in bare]
+    best = 0.0
+    for gold in cut[1:]:
+        runs = {tuple(gold[i:k]) for i in range(len(gold)) for k in range(i + 1, len(gold) + 1)}
+        own = (tuple(cut[0][i:k]) for i in range(len(cut[0])) for k in range(i + 1, len(cut[0]) + 1))
+        same = max((len(run) for run in own if run in runs), default=0)
+        if same:
+            best = max(best, 2 / (len(cut[0]) / same + len(gold) / same))
+    return float(bare[0] in bare[1:]), best
+
+
+def test_2000_chinese_answers_are_scored_as_cmrc_does():
+    rng = random.Random(2)
+    parts = [*"战国无双人工智能的未来", "，", "。", "《", "》", "？", " ", " abc ", " Yes ", " x1 "]
+    text = lambda: "".join(rng.choices(parts, k=rng.randint(0, 9)))  # noqa: E731
+    rows = []
+    for _ in range(2000):
+        answers = [text() for _ in range(rng.randint(1, 3))]
+        near = rng.choice(answers)
+        rows.append((rng.choice([near, near.upper(), near[2:], near + "。", near + text(), text(), ""]), answers))
+    expected = [cmrc(*row) for row in rows]
+    assert sum(0 < f1 < 1 for _, f1 in expected) > 500
+    for row, (exact, f1) in zip(rows, expected, strict=True):
+        assert metrics.exact_match(*row, definition="cmrc-2018") == exact
+        assert metrics.f1(*row, definition="cmrc-2018") == pytest.approx(f1, rel=1e-12)
 
 
 ENGLISH = ["The cat sat on the mat.", "He said: 'hello, world'!", "It costs 3.14 dollars ."] * 40

@@ -1,31 +1,20 @@
 """Evaluate a checkpoint on a task: its rows are answered in chunks, and the answers are scored."""
 
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TypeVar
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Unpack
 
-from llmkit import metrics
-from llmkit.data.examples import Example, Labelled, Pair, Question, Text
-from llmkit.data.sequences import find_label, note_missing_classes
-from llmkit.encoding import pairs
-from llmkit.errors import InputError
-from llmkit.evaluation.keys import Data, Task
-from llmkit.evaluation.perplexity import Judge, Tally
-from llmkit.evaluation.planning import Plan, Progress, make_plan
-from llmkit.heads import find_head
+from llmkit.evaluation.keys import Data
+from llmkit.evaluation.measures import answer
+from llmkit.evaluation.outcomes import Confusion, Outcome, Row
+from llmkit.evaluation.own import Own, load_metrics
+from llmkit.evaluation.planning import Choices, Plan, Progress, make_plan
+from llmkit.evaluation.resampling import Interval
 from llmkit.loading import Checkpoint, Loaded, load
 from llmkit.metrics import Definition
-from llmkit.tasks import answering, classification, translation
-from llmkit.tasks.asking import Settings
 
-# How the verbs name one of many inputs in an error.
-NUMBERED = re.compile(r"[a-z]+ (\d+): (.*)", re.DOTALL)
-
-Result = TypeVar("Result")
-Found = tuple[dict[str, float], dict[str, str]]  # metrics and signatures
+logger = logging.getLogger("llmkit")
 
 
 @dataclass(frozen=True)
@@ -42,6 +31,13 @@ class Evaluation:
         seconds: Wall time of the answers, without loading.
         definition: What exact_match and f1 follow; see llmkit.metrics.
         signatures: sacrebleu's signatures of bleu and chrf.
+        intervals: The 95 % interval of each metric, by the bootstrap over rows: 1,000 times as many rows are drawn with
+            replacement, and what lies between the percentiles 2.5 and 97.5 is the interval (Efron and Tibshirani 1993);
+            of bleu and chrf it is sacrebleu's mean - half width to mean + half width. None of a single row.
+        confusion: Of a classification, which labels were found for which.
+        rows: Every row that was answered, in the order of the data.
+        checkpoint: What the checkpoint was called.
+        data: The path of the data.
     """
 
     task: str
@@ -52,9 +48,34 @@ class Evaluation:
     seconds: float
     definition: Definition | None = None
     signatures: Mapping[str, str] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    confusion: Confusion | None = None
+    rows: Sequence[Row] = field(default=(), repr=False)
+    checkpoint: str = ""
+    data: str = ""
 
     def __str__(self) -> str:
-        return "\n".join([*(f"{name}: {value:.4f}" for name, value in self.metrics.items()), f"n: {self.n}"])
+        return "\n".join([*self.list_metrics(), f"n: {self.n}"])
+
+    def list_metrics(self) -> list[str]:
+        """List the metrics as lines: name, value, and the interval where there is one."""
+        spans = {name: f"  [{low:.4f}, {high:.4f}]" for name, (low, high) in self.intervals.items()}
+        return [f"{name}: {value:.4f}{spans.get(name, '')}" for name, value in self.metrics.items()]
+
+    def as_dict(self) -> dict[str, object]:
+        """Give what --json prints: all but the rows and what was asked."""
+        return {
+            "task": self.task,
+            "metrics": dict(self.metrics),
+            "n": self.n,
+            "num_rows": self.num_rows,
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "definition": self.definition,
+            "signatures": dict(self.signatures),
+            "intervals": {name: list(span) for name, span in self.intervals.items()},
+            "confusion": None if self.confusion is None else asdict(self.confusion),
+        }
 
 
 def evaluate(
@@ -62,143 +83,73 @@ def evaluate(
     *,
     on: str,
     data: Data,
-    max_examples: int | None = None,
-    seed: int = 0,
-    src_lang: str | None = None,
-    tgt_lang: str | None = None,
-    labels: Sequence[str] | None = None,
+    metrics: str | Sequence[str] = (),
     progress: Progress | None = None,
+    **choices: Unpack[Choices],
 ) -> Evaluation:
-    """Evaluate a checkpoint on a task: translation, question-answering, classification, sentiment or perplexity.
+    """Evaluate a checkpoint on a task: translation, question-answering, classification, generation or perplexity.
 
-    All rows are read and checked before the checkpoint is loaded. A language model answers by prompts. Perplexity is
-    that of a causal language model on texts: each in windows that slide over it (data.max_length, data.stride), every
-    token but a text's first predicted once.
+    All rows are read and checked before the checkpoint is loaded. A language model answers by prompts. Generation
+    continues prompts as generate does at temperature 0, and compares the text with the right one, both without white
+    space around them. Perplexity is that of a causal language model on texts: each in windows that slide over it
+    (data.max_length, data.stride), every token but a text's first predicted once.
 
     Args:
         checkpoint: Its name, or a Loaded.
-        on: The task.
+        on: The task; sentiment is a classification too.
         data: A file, glob or folder; or the keys of a recipe's section data, as {"path": ..., "label_column": ...}.
-        max_examples: So many rows, drawn without replacement and kept in order; None takes all.
-        seed: What they are drawn by.
-        src_lang: The language of the texts to translate.
-        tgt_lang: The language of their translations.
-        labels: The labels to choose from, where the checkpoint has none of its own. A label of the data is one of the
-            names, or a number that counts into them from 0.
+        metrics: Metrics of the evaluate package beside ours, each by the path of its folder or .py file, or by its id
+            on the hub. Their modules are code that runs on this machine: name only those that you trust. They take
+            texts, of an answer the list of right ones as reference, and of labels their numbers.
         progress: Is told the number of rows done.
+        **choices: See Choices.
 
     Raises:
+        TypeError: A name is not a setting.
         InputError: An argument, a key, a file or a row must be mended, or does not go with the checkpoint.
         DamagedError: The files of the checkpoint are damaged.
-        HubError: The hub cannot give it.
+        HubError: The hub cannot give it, or a metric.
     """
-    plan = make_plan(
-        on, data, max_examples=max_examples, seed=seed, src_lang=src_lang, tgt_lang=tgt_lang, labels=labels
-    )
-    return measure(plan, load(checkpoint, task=plan.heads), progress)
+    plan = make_plan(on, data, **choices)
+    own = load_metrics(metrics, plan.task)
+    return describe(plan, answer(plan, load(checkpoint, task=plan.heads), progress), own)
 
 
 def measure(plan: Plan, lm: Loaded, progress: Progress | None = None) -> Evaluation:
-    """Answer the rows of a plan with a loaded checkpoint, and score the answers.
+    """Answer the rows of a plan with a loaded checkpoint, and score the answers; no intervals are computed.
 
     Raises:
         InputError: A row cannot be answered, or does not go with the checkpoint.
     """
-    began = time.perf_counter()
-    values, signatures = MEASURES[plan.task](plan, lm, progress or (lambda done: None))
+    return _describe(plan, answer(plan, lm, progress))
+
+
+def describe(plan: Plan, outcome: Outcome, own: Sequence[Own] = ()) -> Evaluation:
+    """Describe what came of a plan, with intervals and the user's own metrics.
+
+    Raises:
+        InputError: A metric of the user's own fails.
+    """
+    if plan.num_chosen < 2:
+        more = "; data.sample_by=paragraph or line makes more texts of a txt file" if plan.task == "perplexity" else ""
+        logger.info(f"no intervals: rows are drawn anew for them, and there is only one{more}")
+    found = _describe(plan, outcome)
+    more_metrics = {name: value for metric in own for name, value in metric.compute(outcome).items()}
+    return replace(found, metrics={**found.metrics, **more_metrics}, intervals=outcome.intervals(plan.resampling))
+
+
+def _describe(plan: Plan, outcome: Outcome) -> Evaluation:
     return Evaluation(
         task=plan.task,
-        metrics=values,
+        metrics=outcome.metrics(),
         n=plan.num_chosen,
         num_rows=plan.survey.num_rows,
         seed=plan.seed,
-        seconds=time.perf_counter() - began,
-        definition=plan.survey.definition if plan.task == "question-answering" else None,
-        signatures=signatures,
+        seconds=outcome.seconds,
+        definition=plan.survey.definition if plan.task in ("question-answering", "generation") else None,
+        signatures=outcome.signatures(),
+        confusion=outcome.confusion,
+        rows=outcome.rows,
+        checkpoint=outcome.checkpoint,
+        data=str(plan.keys.path or plan.keys.source_path or ""),
     )
-
-
-def _naming(chunk: Sequence[Example], call: Callable[[], list[Result]]) -> Iterator[Result]:
-    """Answer a chunk; an error names the row of the data in the place of its number in the chunk."""
-    try:
-        yield from call()
-    except InputError as err:
-        named = NUMBERED.fullmatch(str(err))
-        if named is None and len(chunk) > 1:
-            raise
-        index, sentence = (int(named[1]), named[2]) if named is not None else (0, str(err))
-        raise InputError(f"{chunk[index].where}: {sentence}", hint=err.hint) from err
-
-
-def _measure_translation(plan: Plan, lm: Loaded, progress: Progress) -> Found:
-    job = translation.prepare(lm, src_lang=plan.src_lang, tgt_lang=plan.tgt_lang)
-    translations: list[str] = []
-    references: list[str] = []
-    language = plan.tgt_lang
-    for chunk in plan.chunks(Pair, progress):
-        results = _naming(chunk, partial(job.run, [row.source for row in chunk]))
-        for row, result in zip(chunk, results, strict=True):
-            translations.append(result.text)
-            references.append(row.target)
-            language = result.tgt_lang or language
-    tokenize = metrics.choose_tokenizer(language, references)
-    scores = {"bleu": metrics.bleu(translations, references, tokenize=tokenize)}
-    scores["chrf"] = metrics.chrf(translations, references)
-    return {name: s.value for name, s in scores.items()}, {name: s.signature for name, s in scores.items()}
-
-
-def _measure_answers(plan: Plan, lm: Loaded, progress: Progress) -> Found:
-    """Answer questions; where some have no answer, a model that can say so does where that scores best."""
-    threshold = 0.0 if plan.survey.num_unanswerable and _can_decline(lm) else None
-    job, definition = answering.prepare(lm, Settings(no_answer_threshold=threshold)), plan.survey.definition
-    exact = near = 0.0
-    for chunk in plan.chunks(Question, progress):
-        asked = [(row.question, row.context) for row in chunk]
-        for row, result in zip(chunk, _naming(chunk, partial(job.run_pairs, asked)), strict=True):
-            exact += metrics.exact_match(result.text, row.answers, definition=definition)
-            near += metrics.f1(result.text, row.answers, definition=definition)
-    return {"exact_match": 100 * exact / plan.num_chosen, "f1": 100 * near / plan.num_chosen}, {}
-
-
-def _can_decline(lm: Loaded) -> bool:
-    """Tell whether a model finds spans and its tokenizer has a token that means that there is no answer."""
-    return find_head(lm.model) != "generation" and pairs.frame_question(lm.tokenizer, "?").null is not None
-
-
-def _measure_labels(plan: Plan, lm: Loaded, progress: Progress) -> Found:
-    fallback = classification.SENTIMENT if plan.on == "sentiment" else None
-    job = classification.prepare(lm, plan.labels, fallback=fallback)
-    names = job.method.labels
-    if len(names) < 2:
-        raise InputError(f"{lm.name or 'the model'} has one label, {names[0]}; expected two or more for an accuracy")
-    meant = {label: find_label(label, names, where) for label, where in plan.survey.labels.items()}
-    if plan.examples is None:  # those of a training were looked at before it began
-        note_missing_classes(set(meant.values()), names, "evaluate on")
-    found: list[str] = []
-    right: list[str] = []
-    for chunk in plan.chunks(Labelled, progress):
-        results = _naming(chunk, partial(job.answer, [row.text for row in chunk]))
-        for row, result in zip(chunk, results, strict=True):
-            found.append(result.label)
-            assert isinstance(row.label, str | int)
-            right.append(names[meant[row.label]])
-    return {"accuracy": metrics.accuracy(found, right), "f1_macro": metrics.f1_macro(found, right)}, {}
-
-
-def _measure_perplexity(plan: Plan, lm: Loaded, progress: Progress) -> Found:
-    judge, total = Judge(lm, plan.keys), Tally()
-    for chunk in plan.chunks(Text, progress):
-        for one in judge.judge(chunk):
-            total.nll, total.num_tokens = total.nll + one.nll, total.num_tokens + one.num_tokens
-            total.num_bytes += one.num_bytes
-    if not total.num_tokens:
-        raise InputError("no text has two tokens, and nothing predicts the first")
-    return total.metrics(), {}
-
-
-MEASURES: Mapping[Task, Callable[[Plan, Loaded, Progress], Found]] = {
-    "translation": _measure_translation,
-    "question-answering": _measure_answers,
-    "classification": _measure_labels,
-    "perplexity": _measure_perplexity,
-}

@@ -14,13 +14,14 @@ from llmkit.recipe.layers import list_leaves, read_overrides
 from llmkit.recipe.parsing import COMMAND_LINE, Place, Problem, plain, show
 from llmkit.recipe.schema import Count, Section, Text
 
-Task = Literal["translation", "question-answering", "classification", "perplexity"]
+Task = Literal["translation", "question-answering", "classification", "generation", "perplexity"]
 
 TASKS: dict[str, Task] = {
     "translation": "translation",
     "question-answering": "question-answering",
     "classification": "classification",
     "sentiment": "classification",
+    "generation": "generation",
     "perplexity": "perplexity",
 }
 # The columns that a task reads, in the order in which its examples hold them.
@@ -28,6 +29,7 @@ COLUMNS: Mapping[Task, tuple[str, ...]] = {
     "translation": ("source_column", "target_column"),
     "question-answering": ("question_column", "context_column", "answers_column"),
     "classification": ("text_column", "label_column"),
+    "generation": ("prompt_column", "completion_column"),
     "perplexity": ("text_column", "sample_by", "max_length", "stride"),
 }
 PARALLEL = ("source_path", "target_path")
@@ -53,6 +55,8 @@ class DataKeys(Section):
     question_column: Text = Field(default="question", description="Column that holds the question.")
     context_column: Text = Field(default="context", description="Column that holds the text to answer from.")
     answers_column: Text = Field(default="answers", description="Column that holds the right answers.")
+    prompt_column: Text = Field(default="prompt", description="Column that holds a prompt, a text or a conversation.")
+    completion_column: Text = Field(default="completion", description="Column that holds what it is answered by.")
     sample_by: Literal["line", "paragraph", "document"] = Field(
         default="document", description="What a document is in a txt file."
     )

@@ -3,30 +3,57 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
+from typing import TypedDict, TypeVar, Unpack
 
 from llmkit import metrics
-from llmkit.data.examples import Example, Labelled, Pair, Question, Text
+from llmkit.data.examples import Completion, Example, Labelled, Pair, Question, Text
 from llmkit.data.order import shuffle_index
 from llmkit.errors import InputError
 from llmkit.evaluation.keys import Data, DataKeys, Task, find_task, read_keys
 from llmkit.evaluation.reading import read_examples
 from llmkit.metrics import Definition
 from llmkit.runtime import check_seed
-from llmkit.tasks.sampling import check_count
+from llmkit.tasks.sampling import MAX_NEW_TOKENS, check_count, check_settings
 
 # task -> the rows that are answered at a time: enough to fill batches, few enough to see progress
-CHUNKS: Mapping[Task, int] = {"translation": 32, "question-answering": 16, "classification": 256, "perplexity": 16}
+CHUNKS: Mapping[Task, int] = {
+    "translation": 32,
+    "question-answering": 16,
+    "classification": 256,
+    "generation": 64,
+    "perplexity": 16,
+}
 # task -> the heads that can do it, as the verbs have it; of several, that which the checkpoint was saved for is loaded
 HEADS: Mapping[Task, tuple[str, ...]] = {
     "translation": ("translation", "generation"),
     "question-answering": ("question-answering", "generation"),
     "classification": ("classification", "generation"),
+    "generation": ("generation",),
     "perplexity": ("generation",),
 }
 
 Progress = Callable[[int], None]
-Row = TypeVar("Row", Pair, Question, Labelled, Text)
+Row = TypeVar("Row", Pair, Question, Labelled, Completion, Text)
+
+
+class Choices(TypedDict, total=False):
+    """The settings of an evaluation.
+
+    max_examples: So many rows, drawn without replacement and kept in order; None takes all.
+    seed: What they, and the resamples of the intervals, are drawn by (0).
+    src_lang: The language of the texts to translate.
+    tgt_lang: The language of their translations.
+    labels: The labels to choose from, where the checkpoint has none of its own. A label of the data is one of the
+        names, or a number that counts into them from 0.
+    max_new_tokens: At most so many tokens of a generated text (64).
+    """
+
+    max_examples: int | None
+    seed: int
+    src_lang: str | None
+    tgt_lang: str | None
+    labels: Sequence[str] | None
+    max_new_tokens: int | None
 
 
 @dataclass
@@ -43,7 +70,7 @@ class Survey:
 
     @property
     def definition(self) -> Definition:
-        """cmrc-2018 where most questions or their answers hold Chinese characters, else SQuAD's by the answers."""
+        """cmrc-2018 where most questions or their answers, or most completions, are Chinese, else SQuAD's."""
         if 2 * self.num_han > self.num_rows:
             return "cmrc-2018"
         return "squad-v2.0" if self.num_unanswerable else "squad-v1.1"
@@ -64,6 +91,8 @@ class Plan:
         tgt_lang: The language of their translations, likewise.
         labels: The labels to choose from, likewise.
         examples: The rows, where they are at hand; None reads them from the data.
+        max_new_tokens: Of a generated text.
+        resampling: The seed of intervals.
     """
 
     on: str
@@ -76,6 +105,8 @@ class Plan:
     tgt_lang: str | None
     labels: Sequence[str] | None
     examples: Sequence[Example] | None = None
+    max_new_tokens: int = MAX_NEW_TOKENS
+    resampling: int = 0
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -98,40 +129,53 @@ class Plan:
             progress(done)
 
 
-def make_plan(
-    on: str,
-    data: Data,
-    *,
-    max_examples: int | None = None,
-    seed: int = 0,
-    src_lang: str | None = None,
-    tgt_lang: str | None = None,
-    labels: Sequence[str] | None = None,
-) -> Plan:
+def make_plan(on: str, data: Data, **choices: Unpack[Choices]) -> Plan:
     """Check a call, read its data through once, and draw the rows.
 
     Arguments and errors are those of evaluate.
     """
+    unknown = sorted(set(choices) - set(Choices.__annotations__))
+    if unknown:
+        raise TypeError(f"no such setting: {unknown[0]}; expected {', '.join(Choices.__annotations__)}")
     task = find_task(on)
     keys = read_keys(data, task)
+    max_examples, seed = choices.get("max_examples"), choices.get("seed", 0)
+    src_lang, tgt_lang = choices.get("src_lang"), choices.get("tgt_lang")
+    labels, max_new_tokens = choices.get("labels"), choices.get("max_new_tokens")
     if max_examples is not None:
         check_count("max_examples", max_examples)
     check_seed(seed)
-    _check_options(task, src_lang=src_lang, tgt_lang=tgt_lang, labels=labels)
+    check_settings({"max_new_tokens": max_new_tokens})
+    _check_options(task, src_lang=src_lang, tgt_lang=tgt_lang, labels=labels, max_new_tokens=max_new_tokens)
     survey = survey_rows(read_examples(keys, task), str(keys.path or keys.source_path))
     chosen = None
     if max_examples is not None and max_examples < survey.num_rows:
         chosen = frozenset(shuffle_index(i, survey.num_rows, seed) for i in range(max_examples))
-    drawn_by = None if chosen is None else seed
-    return Plan(on, task, keys, survey, chosen, drawn_by, src_lang, tgt_lang, labels)
+    return Plan(
+        on=on,
+        task=task,
+        keys=keys,
+        survey=survey,
+        chosen=chosen,
+        seed=None if chosen is None else seed,
+        src_lang=src_lang,
+        tgt_lang=tgt_lang,
+        labels=labels,
+        max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+        resampling=seed,
+    )
 
 
 def _check_options(task: Task, **options: object) -> None:
     """Refuse what cannot act with a task."""
-    acting = {"translation": ("src_lang", "tgt_lang"), "classification": ("labels",)}.get(task, ())
-    flags = {"src_lang": "--from", "tgt_lang": "--to", "labels": "--labels"}
+    acting: Mapping[str, tuple[str, ...]] = {
+        "translation": ("src_lang", "tgt_lang"),
+        "classification": ("labels",),
+        "generation": ("max_new_tokens",),
+    }
+    flags = {"src_lang": "--from", "tgt_lang": "--to", "labels": "--labels", "max_new_tokens": "--max-new-tokens"}
     for name, value in options.items():
-        if value is not None and name not in acting:
+        if value is not None and name not in acting.get(task, ()):
             raise InputError(f"{flags[name]} (in Python: {name}=) cannot act with {task}")
 
 
@@ -158,6 +202,8 @@ def survey_rows(examples: Iterable[Example], name: str) -> Survey:
             _check_question(row)
             found.num_unanswerable += not row.answers
             found.num_han += any(metrics.HAN.search(text) is not None for text in (row.question, *row.answers))
+        elif isinstance(row, Completion):
+            found.num_han += metrics.HAN.search(row.completion) is not None
         elif isinstance(row, Labelled) and isinstance(row.label, str | int):
             found.labels.setdefault(row.label, row.where)
     if found.num_rows == 0:

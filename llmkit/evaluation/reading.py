@@ -16,7 +16,12 @@ from llmkit.errors import InputError
 from llmkit.evaluation.keys import DataKeys, Task
 from llmkit.recipe.schema import SourceSpec
 
-KINDS: Mapping[Task, Kind] = {"translation": "pair", "question-answering": "question", "classification": "label"}
+KINDS: Mapping[Task, Kind] = {
+    "translation": "pair",
+    "question-answering": "question",
+    "classification": "label",
+    "generation": "completion",
+}
 OWN = ("max_length", "stride")  # keys that say how texts are cut, and nothing of how they are read
 
 

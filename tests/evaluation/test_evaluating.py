@@ -79,7 +79,8 @@ def reviews(tmp_path):
 
 def test_heads_are_those_of_the_verbs():
     verbs = {"translation": ("translation", "generation"), "question-answering": answering.TASKS}
-    assert {**verbs, "classification": classification.TASKS, "perplexity": ("generation",)} == HEADS
+    language = {"generation": ("generation",), "perplexity": ("generation",)}
+    assert {**verbs, "classification": classification.TASKS, **language} == HEADS
 
 
 def test_labels_are_scored_against_the_verb(classifier, reviews, monkeypatch):
@@ -269,6 +270,63 @@ def test_head_with_one_label_is_refused(tmp_path):
     data = write(tmp_path / "a.jsonl", [{"text": "hello", "label": 0}])
     with pytest.raises(InputError, match=r"^tiny has one label, LABEL_0; expected two or more for an accuracy$"):
         llmkit.evaluate(lm, on="classification", data=data)
+
+
+def test_labels_are_kept_row_by_row(classifier, reviews):
+    result = llmkit.evaluate(classifier, on="sentiment", data=reviews)
+    rows = [json.loads(line) for line in reviews.read_text(encoding="utf-8").splitlines()]
+    found = llmkit.classify_batch([row["text"] for row in rows], model=classifier)
+    right = ["positive" if row["label"] == 1 else "negative" for row in rows]
+    assert [row.where for row in result.rows] == [f"{reviews} row {i + 1}" for i in range(150)]
+    assert [row.given["text"] for row in result.rows] == [row["text"] for row in rows]
+    assert [row.expected for row in result.rows] == right
+    assert [row.got for row in result.rows] == [one.label for one in found]
+    scores = [one.scores[name] for one, name in zip(found, right, strict=True)]
+    assert [row.scores["score"] for row in result.rows] == pytest.approx(scores, abs=1e-5)
+    pairs = list(zip(right, [one.label for one in found], strict=True))
+    labels = ("negative", "positive")
+    assert result.confusion.labels == labels
+    assert result.confusion.counts == tuple(tuple(pairs.count((a, b)) for b in labels) for a in labels)
+
+
+def test_intervals_hold_the_metrics_and_follow_the_seed(classifier, reviews):
+    found = [llmkit.evaluate(classifier, on="sentiment", data=reviews, seed=seed) for seed in (0, 0, 1)]
+    assert list(found[0].intervals) == ["accuracy", "f1_macro"]
+    for name, (low, high) in found[0].intervals.items():
+        assert low < found[0].metrics[name] < high
+    assert found[0].intervals == found[1].intervals != found[2].intervals
+
+
+def test_training_pays_for_no_intervals(classifier, reviews, monkeypatch):
+    from llmkit.evaluation import resampling
+    from llmkit.evaluation.evaluating import measure
+
+    monkeypatch.setattr(resampling, "draw", lambda *_: pytest.fail("rows were drawn anew"))
+    monkeypatch.setattr(metrics, "resample_translations", lambda *_, **__: pytest.fail("texts were drawn anew"))
+    assert measure(make_plan("sentiment", reviews), classifier).intervals == {}
+
+
+def test_answers_are_kept_row_by_row(extractor, tmp_path):
+    rows, data = questions(tmp_path, unanswerable=True)
+    result = llmkit.evaluate(extractor, on="question-answering", data=data)
+    assert [row.given for row in result.rows] == [{k: row[k] for k in ("question", "context")} for row in rows]
+    assert [row.expected for row in result.rows] == [tuple(row["answers"]) for row in rows]
+    for row in result.rows:
+        f1 = metrics.f1(row.got, row.expected, definition="squad-v2.0")
+        exact = metrics.exact_match(row.got, row.expected, definition="squad-v2.0")
+        assert row.scores == {"exact_match": 100 * exact, "f1": 100 * f1}
+    for name, (low, high) in result.intervals.items():
+        assert low <= result.metrics[name] <= high
+
+
+def test_translations_are_kept_row_by_row(translator, tmp_path):
+    rows = [{"source": a, "target": b} for a, b in zip(sentences(4, seed=2), sentences(4, seed=3), strict=True)]
+    data = write(tmp_path / "a.jsonl", rows)
+    result = llmkit.evaluate(translator, on="translation", data=data, src_lang="en", tgt_lang="de")
+    found = llmkit.translate_batch([row["source"] for row in rows], model=translator, src_lang="en", tgt_lang="de")
+    assert [(row.given["source"], row.expected) for row in result.rows] == [tuple(row.values()) for row in rows]
+    assert [row.got for row in result.rows] == [one.text for one in found]
+    assert sorted(result.intervals) == ["bleu", "chrf"]
 
 
 def test_evaluation_shows_its_metrics_and_n():

@@ -128,3 +128,26 @@ def test_texts_of_a_token_are_refused(lm, tmp_path):
     path.write_text('{"text": "a"}\n', "utf-8")
     with pytest.raises(InputError, match="no text has two tokens"):
         llmkit.evaluate(lm, on="perplexity", data=path)
+
+
+def test_each_text_is_kept_and_drawn_anew_as_a_whole(lm, rows):
+    result = llmkit.evaluate(lm, on="perplexity", data=rows)
+    tokens = sum(row.scores["num_tokens"] for row in result.rows)
+    nll = sum(row.scores["num_tokens"] * row.scores["loss"] for row in result.rows)
+    assert nll / tokens == pytest.approx(result.metrics["loss"], rel=1e-12)
+    assert [row.given["text"] for row in result.rows] == [text[:500] for text in STORIES]
+    assert {(row.expected, row.got) for row in result.rows} == {(None, None)}
+    for name, (low, high) in result.intervals.items():
+        assert low < result.metrics[name] < high
+    assert result.intervals["perplexity"] == pytest.approx(
+        [math.exp(loss) for loss in result.intervals["loss"]], rel=1e-2
+    )
+
+
+def test_one_document_has_no_interval(lm, tmp_path, notes):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(STORIES), "utf-8")
+    result = llmkit.evaluate(lm, on="perplexity", data=path)
+    assert result.intervals == {}
+    more = "; data.sample_by=paragraph or line makes more texts of a txt file"
+    assert notes == [f"no intervals: rows are drawn anew for them, and there is only one{more}"]

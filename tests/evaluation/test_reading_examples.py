@@ -252,7 +252,7 @@ def test_keys_come_in_one_form_from_everywhere(tmp_path):
 
 def test_unknown_task_suggests_the_nearest():
     assert find_task("sentiment") == "classification"
-    names = "translation, question-answering, classification, sentiment, perplexity"
+    names = "translation, question-answering, classification, sentiment, generation, perplexity"
     sentence = f"unknown task, got 'sentimet'; expected {names}"
     assert refuse(lambda: find_task("sentimet")) == (sentence, "did you mean sentiment?")
 
