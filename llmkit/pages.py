@@ -31,6 +31,7 @@ svg text { font-size: 12px; fill: var(--faint); } .grid { stroke: var(--rule); s
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--rule);
   min-width: 3.5rem; }
+td:first-child { overflow-wrap: break-word; }
 th { color: var(--faint); font-weight: 600; }
 pre { background: var(--well); padding: .75rem; border-radius: 6px; white-space: pre-wrap; font-size: .85rem; }
 @media (max-width: 40rem) { svg text { font-size: 18px; } }

@@ -168,17 +168,15 @@ def _list_worst(first: Evaluation, second: Evaluation | None) -> str:
         (i for i, row in enumerate(first.rows) if name in row.scores),
         key=lambda i: -first.rows[i].scores[name] if high else first.rows[i].scores[name],
     )[:NUM_WORST]
-    if not ranked:
-        return ""
-    lines: list[tuple[str, str]] = []
+    tables = []
     for number, i in enumerate(ranked, 1):
         row = first.rows[i]
-        lines.append((f"{number}.", row.where.removeprefix(f"{Path(first.data).parent}/")))
-        lines += [(field, _shorten(_spell(given))) for field, given in row.given.items()]
+        lines = [(field, _shorten(_spell(given))) for field, given in row.given.items()]
         lines += [("expected", _shorten(_spell_expected(row)))] if row.expected is not None else []
         lines += _list_answer(row, "")
         lines += _list_answer(second.rows[i], " by the other") if second is not None else []
-    return pages.make_table((), lines)
+        tables.append(pages.make_table((f"{number}.", row.where.removeprefix(f"{Path(first.data).parent}/")), lines))
+    return "\n<p></p>\n".join(tables)
 
 
 def _list_answer(row: Row, by: str) -> list[tuple[str, str]]:

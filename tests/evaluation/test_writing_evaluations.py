@@ -1,5 +1,6 @@
 """An evaluation as a folder: whole, readable, and never over something else."""
 
+import itertools
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -39,12 +40,13 @@ def some_evaluation(**changes):
 
 
 def cells(page, heading):
-    """The rows of the table under a heading."""
+    """The rows of the tables under a heading."""
     body = re.search(r"<body>.*</body>", page, re.DOTALL)[0]
     tree = ElementTree.fromstring(body)
     children = list(tree)
     at = next(i for i, child in enumerate(children) if child.tag == "h2" and child.text == heading)
-    return [["".join(cell.itertext()) for cell in row] for row in children[at + 1].iter("tr")]
+    section = itertools.takewhile(lambda child: child.tag != "h2", children[at + 1 :])
+    return [["".join(cell.itertext()) for cell in row] for child in section for row in child.iter("tr")]
 
 
 def test_folder_holds_the_summary_every_row_and_a_page(tmp_path):
