@@ -95,13 +95,19 @@ def _describe_model(s: Session) -> str:
         ("model", model),
         ("context", f"{recipe.data.max_length:,} tokens in training, vocabulary {len(s.plan.parts.tokenizer):,}"),
         ("training", training),
-        ("tokens seen", f"{s.state.tokens:,}"),
+        (f"{_name_targets(s)} seen", f"{s.state.tokens:,}"),
         ("time", f"{_show_hours(s.state.seconds)} of training"),
         ("hardware", _describe_hardware(s)),
         ("software", ", ".join(f"{name} {versions[name]}" for name in ("llmkit", "torch", "transformers"))),
         ("commit", str(versions.get("commit", "not a working copy"))),
     ]
     return "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _name_targets(s: Session) -> str:
+    """Name what is predicted: each token of a document, or else what the objective makes of an example."""
+    recipe = s.plan.recipe
+    return "tokens" if recipe.objective == "causal-lm" and predicts_documents(recipe) else "targets"
 
 
 def _show_hours(seconds: float) -> str:
@@ -118,18 +124,22 @@ def _describe_hardware(s: Session) -> str:
 
 
 def _describe_data(s: Session) -> str:
-    data, name = s.plan.data, s.plan.recipe.name
-    lines = ["## Data", "", "| source | licence | documents | tokens | seen |", "|---|---|---|---|---|"]
+    data, name, targets = s.plan.data, s.plan.recipe.name, _name_targets(s)
+    lines = ["## Data", "", f"| source | licence | documents | {targets} | seen |", "|---|---|---|---|---|"]
     for (origin, licence), source, share in zip(data.origins, data.ledger.sources, data.shares, strict=True):
-        tokens, seen = "a stream", "-"
+        number, seen = "a stream", "-"
         if not source.is_stream and source.trained_on:
-            tokens = f"{source.trained_on:,}"
-            seen = f"{s.state.tokens * share / source.trained_on:.2f} times"
+            number = f"{source.trained_on:,}"
+            times = s.state.tokens * share / source.trained_on
+            if targets != "tokens" and data.train.num_rows:  # some of which are drawn anew each time
+                times = s.state.step * s.plan.recipe.train.global_batch_size / data.train.num_rows
+                times *= 1.0 if source.passes is None else source.passes
+            seen = f"{times:.2f} times"
         documents = f"{source.counts.documents:,}"
-        lines.append(f"| {origin} | {licence or 'not stated'} | {documents} | {tokens} | {seen} |")
+        lines.append(f"| {origin} | {licence or 'not stated'} | {documents} | {number} | {seen} |")
     lines += [
         "",
-        f"`tokens` can be trained on; the rules by which the texts were cleaned stand in the recipe `{name}`.",
+        f"`{targets}` can be trained on; the rules by which the texts were cleaned stand in the recipe `{name}`.",
     ]
     return "\n".join(lines)
 

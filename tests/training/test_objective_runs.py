@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,11 @@ def test_evaluation_gives_what_goes_with_the_objective(kind, tmp_path):
     data = llmkit.read_recipe(run.path / "recipe.yaml").data
     assert {result.dataset_name for result in card.data.eval_results} == {Path(data.path).name}
     assert card.data.pipeline_tag in HUB_TASKS
+    unit = "tokens" if kind == "causal-lm" else "targets"
+    assert f"| {unit} seen | " in card.text
+    (seen,) = re.findall(rf"\| {unit} \| seen \|\n.*\n.*\| ([\d.]+) times \|", card.text)
+    rows = len(llmkit.build(run.path / "recipe.yaml").train_dataset)
+    assert float(seen) == pytest.approx(run.step * 8 / rows, abs=0.02 if kind == "causal-lm" else 0.005)
 
 
 MEASURED = {"accuracy": "classification", "exact_match": "question-answering"}
