@@ -12,6 +12,8 @@ FREE_SECTIONS = ("eval", "save", "log")
 FREE_KEYS = (
     "output_dir",
     "about",
+    "data.origin",
+    "data.license",
     "train.max_steps",
     "train.num_epochs",
     "train.micro_batch_size",
@@ -26,8 +28,8 @@ MICRO = "train.micro_batch_size"
 def resume_recipe(given: Recipe, kept: Recipe) -> Recipe:
     """Join the recipe that a run began with and the one that is given to go on.
 
-    Only the length, micro_batch_size, compile, threads, output_dir, about, eval, save and log may change; what is not
-    given is as it was.
+    Only the length, micro_batch_size, compile, threads, output_dir, what the card alone says (about, origin, license),
+    eval, save and log may change; what is not given is as it was.
 
     Args:
         given: The recipe that is given now.

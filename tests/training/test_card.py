@@ -168,6 +168,9 @@ def test_settings_of_generation_are_checked_before_anything_starts(make_recipe, 
 
 def test_what_a_card_says_and_how_it_is_stored_may_change_when_a_run_goes_on(make_recipe):
     llmkit.train(make_recipe(train={"max_steps": 4}))
-    run = llmkit.train(make_recipe(about="More of it.", save={"dtype": "bfloat16"}), resume="must")
-    assert "\nMore of it.\n" in (run.path / "README.md").read_text(encoding="utf-8")
+    told = {"about": "More of it.", "data": {"origin": "The sea", "license": "CC0-1.0"}, "save": {"dtype": "bfloat16"}}
+    run = llmkit.train(make_recipe(**told), resume="must")
+    text = (run.path / "README.md").read_text(encoding="utf-8")
+    assert "\nMore of it.\n" in text
+    assert "\n| The sea | CC0-1.0 | " in text
     assert llmkit.read_recipe(run.path / "recipe.yaml", own_data=True).save.dtype == "bfloat16"
