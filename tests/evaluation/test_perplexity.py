@@ -151,3 +151,29 @@ def test_one_document_has_no_interval(lm, tmp_path, notes):
     assert result.intervals == {}
     more = "; data.sample_by=paragraph or line makes more texts of a txt file"
     assert notes == [f"no intervals: rows are drawn anew for them, and there is only one{more}"]
+
+
+@pytest.mark.parametrize("size", [40_000, pytest.param(None, marks=pytest.mark.slow)])
+def test_wikitext_2_equals_a_loop_over_one_long_row(size, data, tmp_path, record_property):
+    """Labels are -100 at what a window was given to read. (transformers' own loss is one of float32 logits.)"""
+    text = (data / "lm" / "wikitext-2" / "test.txt").read_text(encoding="utf-8")[:size]
+    path = tmp_path / "test.txt"
+    path.write_text(text, encoding="utf-8", newline="")
+    lm = llmkit.load("builtin/tiny", dtype="float64", device="cpu")
+    found = llmkit.evaluate(lm, on="perplexity", data={"path": path}).metrics
+    ids = torch.tensor([lm.tokenizer(text)["input_ids"]])
+    nll, reached = 0.0, 1
+    for begin in range(0, ids.shape[1], 128):
+        window = ids[:, begin : begin + 256]
+        labels = window.clone()
+        labels[:, : reached - begin] = -100
+        with torch.no_grad():
+            logits = lm.model(window, use_cache=False).logits
+        nll += float(torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum"))
+        reached = max(reached, begin + window.shape[1])
+        if reached == ids.shape[1]:
+            break
+    assert found["loss"] == pytest.approx(nll / (ids.shape[1] - 1), rel=1e-10)
+    size_read = len(text.encode()) - len(lm.tokenizer.decode(ids[0, :1]).encode())
+    assert found["bits_per_byte"] == pytest.approx(nll / math.log(2) / size_read, rel=1e-10)
+    record_property("summary", f"{found['loss']:.4f} nats, {found['bits_per_byte']:.4f} bits a byte of {size_read:,}")
