@@ -4,14 +4,18 @@ import importlib
 import sys
 
 NAMES = {
+    "baselines": "benchmarks.baselines",
     "curve": "benchmarks.curve",
     "decode": "benchmarks.decode",
+    "embed": "benchmarks.embed",
     "first-token": "benchmarks.first_token",
     "long-text": "benchmarks.long_text",
     "memory": "benchmarks.memory",
     "plain": "benchmarks.plain",
     "scale": "benchmarks.scale",
     "tasks": "benchmarks.tasks",
+    "teach": "benchmarks.teach",
+    "tatoeba": "benchmarks.tatoeba",
     "tokenize": "benchmarks.tokenize",
     "train": "benchmarks.train",
 }

@@ -1,0 +1,57 @@
+"""A run as an embedded checkpoint: its final files, and a card whose results are what `llmkit evaluate -o DIR` found.
+
+llmkit evaluate runs/translate-en-zh --on translation --data tatoeba/en-zh/test.jsonl -o found
+python -m benchmarks embed runs/translate-en-zh llmkit/builtin/translate-en-zh found --note "..."
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from llmkit import runfolder
+
+NEEDED = ["config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json"]
+NEEDED += ["llmkit.json", "model.safetensors", "adapter_model.safetensors"]
+
+
+def describe(found: list[dict[str, Any]], note: str) -> str:
+    """Write the section of the card that says what was measured."""
+    lines = ["## Results", "", "By `llmkit evaluate`, on rows that were not trained on.", ""]
+    lines += ["| data | rows | metric | value | 95 % interval |", "|---|---|---|---|---|"]
+    for one in found:
+        for name, value in one["metrics"].items():
+            low, high = one["intervals"][name]
+            data = "/".join(Path(one["data"]).parts[-2:])
+            lines.append(f"| {data} | {one['n']:,} | {name} | {value:.4f} | {low:.4f} to {high:.4f} |")
+    signatures = {f"`{text}`" for one in found for text in one["signatures"].values()}
+    lines += ["", "Signatures of sacrebleu: " + ", ".join(sorted(signatures)) + "."] if signatures else []
+    return "\n".join([*lines, *(["", note] if note else [])])
+
+
+def main(argv: list[str]) -> None:
+    """Write the folder of an embedded checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks embed")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--note", default="", help="what stands under the results, such as a baseline")
+    args = parser.parse_args(argv)
+    found = [json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) for folder in args.results]
+    final = args.run / "final"
+    is_adapter = (final / "adapter_config.json").is_file()
+
+    def fill(place: Path) -> None:
+        for name in NEEDED:
+            if (final / name).is_file() and not (is_adapter and name.startswith("tokenizer")):  # it is the base's
+                (place / name).write_bytes((final / name).read_bytes())
+        if is_adapter:  # the base is found by llmkit.json, not where the run kept it
+            config = json.loads((final / "adapter_config.json").read_text(encoding="utf-8"))
+            base = json.loads((final / "llmkit.json").read_text(encoding="utf-8"))["base"]
+            config["base_model_name_or_path"] = base
+            (place / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        card = (final / "README.md").read_text(encoding="utf-8").replace(f"# {args.run.name}", f"# {args.folder.name}")
+        (place / "README.md").write_text(f"{card.rstrip()}\n\n{describe(found, args.note)}\n", encoding="utf-8")
+
+    runfolder.publish(args.folder, fill)
+    print(f"{sum(path.stat().st_size for path in args.folder.iterdir()):,} bytes")
