@@ -1,10 +1,10 @@
-"""The embedded checkpoints beside what needs no neural network, on the same held-out rows in the same run.
+"""Small checkpoints beside what needs no neural network, on the same held-out rows in the same run.
 
 Sentiment: logistic regression over TF-IDF of words, pairs of words and up to three characters, trained on the same
 reviews; its strength of regularization is chosen on dev. Translation: of the nearest training sentence, by TF-IDF of up
 to four characters, the translation that stands beside it.
 
-    python -m benchmarks baselines sentiment $LLMKIT_DATA/sentiment
+    python -m benchmarks baselines sentiment $LLMKIT_DATA/sentiment --model runs/sentiment-small
     python -m benchmarks baselines translation tatoeba
 """
 
@@ -45,8 +45,8 @@ def fit_regression(texts: Sequence[str], labels: Sequence[int], strength: float)
     return make_pipeline(make_union(words, characters), regression).fit(texts, labels)
 
 
-def compare_sentiment(folder: Path) -> None:
-    """Print the accuracy of either on the test rows of both data sets."""
+def compare_sentiment(folder: Path, checkpoint: str) -> None:
+    """Print the accuracy of a checkpoint and of the regression on the test rows of both data sets."""
     parts = {name: [read_reviews(folder, name, part) for part in ("train", "dev", "test")] for name in REVIEWS}
     texts = [text for train, _, _ in parts.values() for text in train[0]]
     labels = [label for train, _, _ in parts.values() for label in train[1]]
@@ -54,8 +54,8 @@ def compare_sentiment(folder: Path) -> None:
     best = max(models, key=lambda model: sum(model.score(*dev) for _, dev, _ in parts.values()))
     for name, (_, _, test) in parts.items():
         data = {"path": str(folder / name / "test.tsv"), **REVIEWS[name]}
-        ours = llmkit.evaluate("builtin/sentiment", on="sentiment", data=data).metrics["accuracy"]
-        print(f"{name}: builtin/sentiment {ours:.4f}, TF-IDF and logistic regression {best.score(*test):.4f}")
+        ours = llmkit.evaluate(checkpoint, on="sentiment", data=data).metrics["accuracy"]
+        print(f"{name}: {checkpoint} {ours:.4f}, TF-IDF and logistic regression {best.score(*test):.4f}")
 
 
 def find_nearest(train: Sequence[str], test: Sequence[str]) -> list[int]:
@@ -90,5 +90,9 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks baselines")
     parser.add_argument("task", choices=["sentiment", "translation"])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="runs/sentiment-small", help="what classifies")
     args = parser.parse_args(argv)
-    (compare_sentiment if args.task == "sentiment" else compare_translation)(args.folder)
+    if args.task == "sentiment":
+        compare_sentiment(args.folder, args.model)
+    else:
+        compare_translation(args.folder)

@@ -158,6 +158,8 @@ def _locate_base(adapter: Located, *, offline: bool) -> Located:
     try:
         return _locate(base, revision=revision if isinstance(revision, str) else None, offline=offline)
     except LlmkitError as err:
+        if base.startswith("package:"):
+            hint = err.hint or hint  # how it is installed
         raise type(err)(f"the base of the adapter {adapter.name} is not at hand: {err}", hint=hint) from err
 
 

