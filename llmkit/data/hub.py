@@ -77,15 +77,15 @@ def _load(spec: SourceSpec, split: str | None, *, streaming: bool) -> Any:
     import datasets
 
     problem = "offline" if datasets.config.HF_HUB_OFFLINE else locating.reach(constants.ENDPOINT)
-    with _explaining(spec, problem), _offline(problem is not None):
+    with _explaining(spec, problem), cache_only(problem is not None):
         return datasets.load_dataset(
             spec.path, name=spec.name, split=split or spec.train_split, streaming=streaming, **spec.kwargs
         )
 
 
 @contextlib.contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """Let datasets look into its cache alone: it asks a hub that does not answer for 23 s (datasets 5.2)."""
+def cache_only(wanted: bool) -> Iterator[None]:
+    """Let datasets look into its cache alone: it asks a hub that does not answer for 23 s a data set (datasets 5.2)."""
     import datasets
 
     before = datasets.config.HF_HUB_OFFLINE

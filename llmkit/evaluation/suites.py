@@ -18,6 +18,7 @@ import torch
 
 from llmkit import locating, runtime
 from llmkit.adapters import shorten
+from llmkit.data.hub import cache_only
 from llmkit.errors import HubError, InputError, LlmkitError
 
 # What datasets reads from files alone; any other dataset_path that is no folder here is looked up on the hub.
@@ -126,7 +127,7 @@ def _build(manager: Any, specs: Sequence[str], *, offline: bool) -> Any:
     """Build the tasks one by one, so that an error can name its task; their data are fetched with that."""
     parts: list[Any] = []
     problem = _find_problem(manager, specs, offline)
-    with _cache_only(problem is not None):
+    with cache_only(problem is not None):
         for spec in dict.fromkeys(specs):
             with _explaining(Path(spec).name, problem):
                 one = manager.load([spec])
@@ -155,19 +156,6 @@ def _find_problem(manager: Any, specs: Iterable[str], offline: bool) -> str | No
     if offline or datasets.config.HF_HUB_OFFLINE:
         return "offline"
     return None if all(map(reads_files, specs)) else locating.reach(constants.ENDPOINT)
-
-
-@contextlib.contextmanager
-def _cache_only(wanted: bool) -> Iterator[None]:
-    """Let datasets look into its cache alone: it asks a hub that does not answer for 23 s a data set (datasets 5.2)."""
-    import datasets
-
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = wanted or before
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager
