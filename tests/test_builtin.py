@@ -113,14 +113,22 @@ def test_default_of_python_is_the_built_in_checkpoint(tiny):
     assert llmkit.generate("It was", seed=3).token_ids == llmkit.generate("It was", seed=3, model=tiny).token_ids
 
 
-def test_generate_asks_no_network_and_no_hub(tmp_path):
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["generate", "人工智能的未来是", "--seed", "1", "-n", "8"],
+        ["translate", "Good morning.", "--from", "en", "--to", "zh"],
+    ],
+    ids=lambda call: call[0],
+)
+def test_verb_asks_no_network_and_no_hub(call, tmp_path):
     """In a process of its own, where every connection and every name is refused."""
     code = (
         "import socket, sys\n"
         "def refuse(*_, **__): raise SystemExit('the network was asked')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "from llmkit.cli.main import run\n"
-        "sys.exit(run(['generate', '人工智能的未来是', '--seed', '1', '-n', '8']))"
+        f"sys.exit(run({call}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr

@@ -106,8 +106,7 @@ def _describe_model(s: Session) -> str:
 
 def _name_targets(s: Session) -> str:
     """Name what is predicted: each token of a document, or else what the objective makes of an example."""
-    recipe = s.plan.recipe
-    return "tokens" if recipe.objective == "causal-lm" and predicts_documents(recipe) else "targets"
+    return "tokens" if predicts_documents(s.plan.recipe) else "targets"
 
 
 def _show_hours(seconds: float) -> str:
