@@ -16,7 +16,7 @@ GROUPS: dict[str, tuple[int, tuple[str, ...]]] = {
     "L0 sentences": (0, ("errors", "sentences")),
     "L0 batching": (0, ("errors", "batching")),
     "L1 models": (1, ("runtime", "heads", "adapters", "loading", "encoding", "decoding")),
-    "L1 hidden_states": (1, ("hidden_states",)),
+    "L1 hidden_states": (1, ("runtime", "heads", "hidden_states")),
     "L1 scoring": (1, ("runtime", "heads", "scoring")),
     "L1 metrics": (1, ("metrics",)),
     "L1 pages": (1, ("pages",)),

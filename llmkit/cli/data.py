@@ -38,6 +38,9 @@ def tokenizer(
     ] = None,
     text_column: Annotated[str, typer.Option("--text-column", help="The column that holds the text.")] = "text",
     encoding: options.Encoding = "utf-8",
+    lowercase: Annotated[
+        bool, typer.Option("--lowercase", help="Capitals are read as small letters; for classifiers.")
+    ] = False,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -56,6 +59,7 @@ def tokenizer(
     texts = files if recipe is None else recipe.data
     of_pairs = recipe is not None and recipe.objective == "seq2seq" and has_examples(recipe)
     reading: dict[str, Any] = {"of_pairs": of_pairs, "text_column": text_column, "encoding": encoding}
+    reading["lowercase"] = lowercase
     try:
         path = train_tokenizer(texts, out, vocab_size, objective=objective, overwrite=overwrite, **reading)
     except InputError as err:

@@ -24,6 +24,7 @@ from llmkit.cli import (
     report,
     sentiment,
     translate,
+    world,
 )
 from llmkit.errors import LlmkitError
 
@@ -49,6 +50,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.add_typer(export.app, name="export")
+app.add_typer(world.app, name="world")
 app.command("doctor")(doctor.doctor)
 
 

@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -231,6 +231,44 @@ def write_store(folder: Path, pieces: Iterable[Piece], tokenizer: Any, *, counts
         InputError: An id is not one of the vocabulary.
         RunError: The disk is full, or the folder cannot be written.
     """
+
+    def fill(writer: "_Writer") -> None:
+        for ids, ends, where in pieces:
+            writer.write(ids, ends, where)
+        if writer.num_empty:
+            counts.documents -= writer.num_empty
+            counts.dropped["no token"] = counts.dropped.get("no token", 0) + writer.num_empty
+
+    return _write_whole(folder, tokenizer, counts, fill, {})
+
+
+def write_documents(
+    folder: Path, documents: Iterable[tuple[Ids, Ids]], tokenizer: Any, *, counts: Counts, facts: Mapping[str, object]
+) -> TokenStore:
+    """Write whole documents, many at a time, as a new store, whole or not at all, and open it.
+
+    Args:
+        folder: The folder to make; what lies there is replaced.
+        documents: Documents by the thousand: their ids one after the other, and the length of each, above 0.
+        tokenizer: The tokenizer that the ids are of; it is saved beside them.
+        counts: What the source counts; `tokens` and `documents` are set here.
+        facts: Further keys of shards.json.
+
+    Raises:
+        RunError: The disk is full, or the folder cannot be written.
+    """
+
+    def fill(writer: "_Writer") -> None:
+        for ids, lengths in documents:
+            writer.write_many(ids, lengths)
+            counts.documents += len(lengths)
+
+    return _write_whole(folder, tokenizer, counts, fill, facts)
+
+
+def _write_whole(
+    folder: Path, tokenizer: Any, counts: Counts, fill: Callable[["_Writer"], None], facts: Mapping[str, object]
+) -> TokenStore:
     temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     try:
         with writing(folder):
@@ -238,16 +276,12 @@ def write_store(folder: Path, pieces: Iterable[Piece], tokenizer: Any, *, counts
             tokenizer.save_pretrained(temporary)
         writer = _Writer(temporary, folder, len(tokenizer))
         try:
-            for ids, ends, where in pieces:
-                writer.write(ids, ends, where)
+            fill(writer)
         finally:
             writer.close()
         counts.tokens = writer.num_tokens
-        if writer.num_empty:
-            counts.documents -= writer.num_empty
-            counts.dropped["no token"] = counts.dropped.get("no token", 0) + writer.num_empty
         with writing(folder):
-            _finish(temporary, folder, writer.describe(hash_tokenizer(tokenizer), counts))
+            _finish(temporary, folder, {**writer.describe(hash_tokenizer(tokenizer), counts), **facts})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return TokenStore.open(folder)
@@ -313,6 +347,17 @@ class _Writer:
             self._length = 0
             if self._size >= SHARD_TOKENS:
                 self.close()
+
+    def write_many(self, ids: Ids, lengths: Ids) -> None:
+        content = ids.astype(DTYPES[self._dtype]).tobytes()
+        with writing(self._folder):
+            self._open().write(content)
+        self._digest.update(content)
+        self._starts.extend((self._size + np.cumsum(lengths) - lengths).tolist())
+        self._size += len(ids)
+        self.num_tokens += len(ids)
+        if self._size >= SHARD_TOKENS:
+            self.close()
 
     def _open(self) -> IO[bytes]:
         if self._file is None:

@@ -77,15 +77,16 @@ def train_tokenizer(
     of_pairs: bool = False,
     text_column: str = "text",
     encoding: str = "utf-8",
+    lowercase: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Train a byte-level BPE tokenizer on texts and write it as a folder that AutoTokenizer loads.
 
-    Text is neither normalised nor prefixed, so that any text comes back as it was. For causal-lm end-of-text is bos and
-    eos, and there is no pad token: were end-of-text the pad, collators that mask by the pad's id would hide every
-    end-of-text from the loss. For masked-lm [CLS] and [SEP] are set around each text, and [MASK], [PAD] and [UNK] are
-    there; for seq2seq end-of-text follows each text, and `<pad>` and the sentinels `<extra_id_0>` to `<extra_id_99>`
-    are there. The same files give the same tokenizer.json, byte for byte.
+    Text is neither normalised nor prefixed, so that any text comes back as it was, unless `lowercase` is set. For
+    causal-lm end-of-text is bos and eos, and there is no pad token: were end-of-text the pad, collators that mask by
+    the pad's id would hide every end-of-text from the loss. For masked-lm [CLS] and [SEP] are set around each text, and
+    [MASK], [PAD] and [UNK] are there; for seq2seq end-of-text follows each text, and `<pad>` and the sentinels
+    `<extra_id_0>` to `<extra_id_99>` are there. The same files give the same tokenizer.json, byte for byte.
 
     Args:
         files: Files, globs or folders, of the kinds that data.path takes; or the data section of a recipe, whose texts
@@ -98,6 +99,7 @@ def train_tokenizer(
         of_pairs: Whether the data section is one of texts and their translations: both are read.
         text_column: The column that holds the text, where there are columns.
         encoding: The encoding of text files.
+        lowercase: Whether capitals are read as small letters, as an uncased BERT does: for classifiers.
         overwrite: Whether a tokenizer in `out` is replaced.
 
     Returns:
@@ -117,7 +119,7 @@ def train_tokenizer(
         counts = Counts(", ".join(str(name) for name in files)[:160])
         specs = [SourceSpec(path=str(path), text_column=text_column, encoding=encoding) for path in paths]
         pieces = (piece for spec in specs for piece in _read_pieces(spec, counts))
-    tokenizer = _train(pieces, vocab_size, kind)
+    tokenizer = _train(pieces, vocab_size, kind, lowercase)
     if counts.documents == 0:
         raise InputError(f"0 examples in {counts.name}")
     if len(tokenizer) < vocab_size:
@@ -225,11 +227,13 @@ def _leave_last(documents: Iterator[Document], number: int, name: str) -> Iterat
         raise InputError(f"{sentence}, and leave none")
 
 
-def _train(pieces: Iterator[str], vocab_size: int, kind: Kind) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+def _train(pieces: Iterator[str], vocab_size: int, kind: Kind, lowercase: bool) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -440,3 +440,16 @@ def test_train_tokenizer_leaves_the_old_one_when_the_disk_is_full(files, tmp_pat
     assert message == f"{out} cannot be written: No space left on device"
     assert (out / "tokenizer.json").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "b.jsonl", "tok"]
+
+
+def test_lowercase_reads_capitals_as_small_letters(tmp_path):
+    from transformers import AutoTokenizer
+
+    (tmp_path / "a.txt").write_text("The Sea was Cold. THE SEA was cold. 天气 Weather\n" * 20, encoding="utf-8")
+    files = [str(tmp_path / "a.txt")]
+    for name, lowercase in (("cased", False), ("uncased", True)):
+        out = train_tokenizer(files, tmp_path / name, 330, objective="masked-lm", lowercase=lowercase)
+        tokenizer = AutoTokenizer.from_pretrained(out)
+        ids = [tokenizer(text)["input_ids"] for text in ("The SEA 天气", "the sea 天气")]
+        assert (ids[0] == ids[1]) == lowercase
+        assert tokenizer.decode(ids[0], skip_special_tokens=True) == ("the sea 天气" if lowercase else "The SEA 天气")

@@ -1,0 +1,61 @@
+"""Figures of an experiment: means over what games hold, with intervals over games that are drawn anew."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.evaluation.resampling import Sums
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Holds a mean.
+
+    Attributes:
+        value: The mean.
+        interval: Its 95 % interval, by 1,000 resamples of games; None of fewer than two games.
+        n: What it is a mean of: positions, squares or games.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f}" + (f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Holds what a mean is made of, game by game: sums, and of how many. Shape: (games,) each."""
+
+    sums: Floats
+    counts: Floats
+
+
+def share(values: NDArray[np.generic], mask: NDArray[np.bool_]) -> Share:
+    """Sum values that count over all axes but the first, that of games. Shape of both: (games, ...)."""
+    axes = tuple(range(1, values.ndim))
+    return Share(np.where(mask, values, 0).astype(np.float64).sum(axis=axes), mask.sum(axis=axes).astype(np.float64))
+
+
+def summarize(shares: Mapping[str, Share], seed: int) -> dict[str, Figure]:
+    """Compute means and their intervals; a share without any value is left out."""
+    kept = {name: one for name, one in shares.items() if one.counts.sum() > 0}
+    if not kept:
+        return {}
+    sums, counts = (np.stack([getattr(one, field) for one in kept.values()], 1) for field in ("sums", "counts"))
+
+    def score(weights: Floats) -> dict[str, float]:
+        with np.errstate(invalid="ignore"):  # a draw may hold no game that counts
+            return dict(zip(kept, (weights @ sums / (weights @ counts)).tolist(), strict=True))
+
+    drawn = Sums(len(sums), score)
+    values, intervals = drawn.metrics(), drawn.intervals(seed)
+    return {
+        name: Figure(values[name], intervals.get(name), round(float(one.counts.sum()))) for name, one in kept.items()
+    }

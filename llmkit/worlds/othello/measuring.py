@@ -1,0 +1,287 @@
+"""All that is measured of a model of Othello, as one JSON object."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmkit import runfolder, runtime
+from llmkit.errors import DamagedError, InputError
+from llmkit.loading import Loaded
+from llmkit.recipe.reading import read_recipe
+from llmkit.worlds.othello import intervening, labels, legality, playing, probing, recovering, transposing
+from llmkit.worlds.othello.figures import Figure
+from llmkit.worlds.othello.games import Games, draw_games
+from llmkit.worlds.othello.intervening import Cases
+from llmkit.worlds.othello.predicting import Player
+from llmkit.worlds.othello.probing import Probe, Rows, Split
+from llmkit.worlds.othello.showing import show_examples
+from llmkit.worlds.othello.tokens import encode, find_board
+
+VERSION = 1
+# The block of the stream `probe` from which each kind of games is drawn, so that none is used twice.
+BLOCKS = {"probes": 0, "choosing": 100_000, "judging": 200_000, "states": 300_000}
+HISTORY_GAMES = 2000  # for the probe of the moves, which has a number for each pair of a square and a ply
+
+Json = dict[str, Any]
+Named = Mapping[str, Figure]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Holds how much is drawn.
+
+    Attributes:
+        num_games: Games by which moves are judged.
+        num_probe_games: Games for the probes: of ten, eight are learnt from, one chooses, and one judges.
+        num_cases: Interventions; half as many choose the edit.
+        num_pairs: Pairs of prefixes, of one state and of two.
+    """
+
+    num_games: int = 2000
+    num_probe_games: int = 4000
+    num_cases: int = 300
+    num_pairs: int = 200
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_games", 10), ("num_probe_games", 20), ("num_cases", 4), ("num_pairs", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be {least} or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Probes:
+    """Holds the probes of each layer: linear ones by what they were asked, networks, those of an untrained model."""
+
+    linear: dict[str, dict[int, Probe]]
+    network: dict[int, Probe]
+    untrained: dict[int, Probe]
+
+
+def measure(
+    lm: Loaded, sizes: Sizes, *, seed: int = 0, curve: list[Json] | None = None, tell: Tell = lambda sentence: None
+) -> Json:
+    """Measure a model of Othello: its moves, what its hidden states hold, and what changing these does.
+
+    Args:
+        lm: The model, whose tokens are the squares of a board.
+        sizes: How much is drawn.
+        seed: Settles all that is drawn.
+        curve: The losses of its training, as {"games": ..., "loss": ...}, to be kept with the figures.
+        tell: Is told, in a sentence, what is done.
+
+    Returns:
+        What worldmodel.json holds.
+
+    Raises:
+        InputError: The tokens are not those of a board, or the model is not a decoder whose blocks can be read.
+    """
+    player, start = Player(lm.model, find_board(lm.tokenizer)), time.perf_counter()
+    board, untrained = player.board, player.untrained(seed)
+    seconds: dict[str, float] = {}
+
+    def tick(name: str) -> None:
+        seconds[name] = round(time.perf_counter() - start - sum(seconds.values()), 1)
+        tell(f"{name}: {seconds[name]:,.0f} s")
+
+    held, others = (draw_games(board, sizes.num_games, seed, "validation", first=block) for block in (0, 100_000))
+    moves: Json = {"model": legality.measure_legality(player, held, seed)}
+    moves["untrained"] = legality.measure_legality(untrained, held, seed)
+    moves["chance"] = legality.measure_chance(held, others, seed)
+    moves["chance"] |= legality.measure_head(untrained, held, others, seed)
+    moves["games"] = playing.measure_games(player, held.take(slice(0, 500)), seed)
+    tick("moves")
+    probe_games = _draw(player, sizes.num_probe_games, seed, "probes")
+    found, probes = _measure_probes(player, untrained, probe_games, seed, tell)
+    tick("probes")
+    edits, cases = _measure_edits(player, probes, sizes.num_cases, seed)
+    tick("interventions")
+    states = _measure_states(player, sizes.num_pairs, seed)
+    tick("states")
+    best = int(found["best_layer"])
+    return {
+        "version": VERSION,
+        "checkpoint": lm.name,
+        "board": board.size,
+        "seed": seed,
+        "sizes": dataclasses.asdict(sizes),
+        "model": {name: getattr(player.model.config, name, None) for name in ("model_type", *_CONFIG)},
+        "num_parameters": sum(one.numel() for one in player.model.parameters()),
+        "environment": runtime.describe_environment(),
+        "seconds": {**seconds, "all": round(time.perf_counter() - start, 1)},
+        "moves": moves,
+        "probes": found,
+        "interventions": edits,
+        "states": states,
+        "curve": curve or [],
+        "examples": show_examples(player, probes.linear["relative"], best, probe_games, cases, edits["edit"]),
+    }
+
+
+_CONFIG = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+
+
+def _draw(player: Player, number: int, seed: int, name: str) -> Games:
+    return draw_games(player.board, number, seed, "probe", first=BLOCKS[name])
+
+
+def _measure_probes(player: Player, untrained: Player, games: Games, seed: int, tell: Tell) -> tuple[Json, Probes]:
+    """Train and judge probes of every layer, with their controls."""
+    mask, asked = legality.find_judged(games), {kind: labels.label(games, kind, seed) for kind in probing.KINDS}
+    probes = Probes({kind: {} for kind in asked}, {}, {})
+    layers: list[Json] = []
+    validated: list[float] = []
+    for layer in range(player.num_layers + 1):
+        split = _gather(player, games, layer, mask, asked)
+        line: Json = {"layer": layer, "linear": {}, "network": {}}
+        for kind in asked:
+            probe = probes.linear[kind][layer] = probing.train_probe(split, kind, seed)
+            line["linear"][kind] = _judge(probe, split.test, kind, seed)
+        validated.append(_share_right(probes.linear["relative"][layer], split.validation))
+        for kind in ("relative", "absolute"):
+            network = probing.train_probe(split, kind, seed, is_linear=False)
+            line["network"][kind] = _judge(network, split.test, kind, seed)
+            if kind == "relative":
+                probes.network[layer] = network
+        bare = _gather(untrained, games, layer, mask, {"relative": asked["relative"]})
+        probes.untrained[layer] = probing.train_probe(bare, "relative", seed)
+        line["untrained"] = {"relative": _judge(probes.untrained[layer], bare.test, "relative", seed)}
+        mine = line["linear"]["relative"]
+        line["selectivity"] = mine["accuracy"].value - line["linear"]["shuffled"]["accuracy"].value
+        layers.append(line)
+        tell(f"layer {layer} of {player.num_layers}: right of occupied squares {mine['occupied']}")
+    found: Json = {"layers": layers, "best_layer": int(np.argmax(validated))}
+    found["best_untrained_layer"] = int(np.argmax([one["untrained"]["relative"]["occupied"].value for one in layers]))
+    found["majority"] = _judge_majority(games, mask, asked["relative"], seed)
+    found["history"] = _judge_history(games, mask, asked["relative"], seed)
+    return found, probes
+
+
+def _gather(
+    player: Player, games: Games, layer: int, mask: NDArray[np.bool_], asked: Mapping[str, labels.Labels]
+) -> Split:
+    return probing.gather(player.read(encode(games)[:, :-1], layer), mask, asked)
+
+
+def _judge(probe: Probe, rows: Rows, kind: str, seed: int) -> dict[str, Figure]:
+    return probing.judge(probing.classify(probe, rows.x), rows.labels[kind], rows.games, seed)
+
+
+def _share_right(probe: Probe, rows: Rows) -> float:
+    return float((probing.classify(probe, rows.x) == rows.labels["relative"]).float().mean())
+
+
+def _judge_majority(games: Games, mask: NDArray[np.bool_], right: labels.Labels, seed: int) -> Named:
+    learnt, _, judged = probing.split_games(len(games))
+    most = probing.find_majority(right[learnt], mask[learnt])
+    chosen = mask[judged]
+    numbers, plies = np.nonzero(chosen)
+    return probing.judge(torch.from_numpy(most[plies]), torch.from_numpy(right[judged][chosen]), numbers, seed)
+
+
+def _judge_history(games: Games, mask: NDArray[np.bool_], right: labels.Labels, seed: int) -> Named:
+    some = games.take(slice(0, HISTORY_GAMES))
+    x = probing.one_hot_history(encode(some)[:, :-1], games.board.num_plies)
+    split = probing.gather(x, mask[: len(some)], {"relative": right[: len(some)]})
+    return _judge(probing.train_probe(split, "relative", seed), split.test, "relative", seed)
+
+
+def _measure_edits(player: Player, probes: Probes, number: int, seed: int) -> tuple[Json, Cases]:
+    """Choose the edit on some cases, and judge it and its controls on others."""
+    inner = {kind: {layer: one for layer, one in of.items() if layer} for kind, of in probes.linear.items()}
+    networks = {layer: one for layer, one in probes.network.items() if layer}
+    untrained = {layer: one for layer, one in probes.untrained.items() if layer}
+    choosing, cases = (
+        intervening.draw_cases(_draw(player, 4 * many, seed, name), many, seed)
+        for name, many in (("choosing", number // 2), ("judging", number))
+    )
+    first, alpha = intervening.choose_edit(player, inner["relative"], choosing)
+    first_network = intervening.choose_first(player, networks, choosing)
+    width = player.model.config.hidden_size
+    ways: dict[str, intervening.Shift | None] = {
+        "null": None,
+        "probe": intervening.steer(inner["relative"], cases, first, alpha),
+        "random": intervening.steer_at_random(width, len(cases), first, alpha, seed),
+        "untrained": intervening.steer(untrained, cases, first, alpha),
+        "shuffled": intervening.steer(inner["shuffled"], cases, first, alpha),
+        "gradient": intervening.follow_gradient(networks, cases, first_network),
+    }
+    judged = {
+        name: intervening.judge_edit(intervening.predict_edited(player, cases, shift), cases, seed)
+        for name, shift in ways.items()
+    }
+    edit = {"first_layer": first, "alpha": alpha, "gradient_first_layer": first_network}
+    return {"edit": edit, "num_cases": len(cases), "ways": judged}, cases
+
+
+def _measure_states(player: Player, number: int, seed: int) -> Json:
+    """Measure whether prefixes of one state are taken alike, and states told apart."""
+    games = _draw(player, max(16 * number, 1000), seed, "states")
+    alike, apart = transposing.transpose(games, seed), transposing.pair_at_random(games, number, seed)
+    some = alike.take(np.arange(min(number, len(alike))))
+    found: Json = {"num_prefixes": len(games), "num_transposed": len(alike), "num_pairs": len(some)}
+    found["agreement"] = transposing.compare_predictions(player, alike, seed)
+    for epsilon in recovering.EPSILONS:
+        compression = recovering.measure_compression(player, some, epsilon, seed)
+        distinction = recovering.measure_distinction(player, apart, epsilon, seed)
+        found[f"epsilon_{epsilon:g}"] = {**compression, **distinction}
+    return found
+
+
+def to_plain(value: object) -> object:
+    """Turn figures within a measurement into what JSON has."""
+    if isinstance(value, Figure):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {name: to_plain(one) for name, one in value.items()}
+    return [to_plain(one) for one in value] if isinstance(value, list) else value
+
+
+def list_lines(found: Json) -> Iterator[str]:
+    """List what matters most of a measurement, in lines."""
+    moves, probes, edits = found["moves"], found["probes"], found["interventions"]["ways"]
+    best = probes["layers"][probes["best_layer"]]
+    bare = probes["layers"][probes["best_untrained_layer"]]["untrained"]["relative"]
+    yield f"legal moves, the best: {moves['model']['top1_legal']} (untrained {moves['untrained']['top1_legal']})"
+    yield f"legal mass: {moves['model']['legal_mass']}"
+    yield f"cross entropy above the floor, nats: {moves['model']['kl']}"
+    yield f"occupied squares, linear probe of layer {best['layer']}: {best['linear']['relative']['occupied']}"
+    yield f"  untrained, its best layer: {bare['occupied']}; majority: {probes['majority']['occupied']}"
+    yield f"  moves alone: {probes['history']['occupied']}; black or white: {best['linear']['absolute']['occupied']}"
+    yield f"error after a flip: {edits['probe']['error']}, without the edit {edits['null']['error']}"
+    yield f"  at random: {edits['random']['error']}; by gradients: {edits['gradient']['error']}"
+    states = found["states"]["epsilon_0.01"]
+    yield f"one state, two ways: compression {states['compression']}"
+    yield f"two states: distinction precision {states['precision']}, recall {states['recall']}"
+
+
+def read_curve(run: Path) -> list[Json]:
+    """Read how the held-out loss of a run fell with the games it saw; empty for what is no run."""
+    if not runfolder.is_run(run):
+        return []
+    size = read_recipe(run / "recipe.yaml", own_data=True).train.global_batch_size
+    rows = runfolder.read_metrics(run / "metrics.jsonl")
+    return [{"games": row["step"] * size, "loss": row["eval_loss"]} for row in rows if "eval_loss" in row]
+
+
+def read_measurement(path: Path) -> Json:
+    """Read a worldmodel.json.
+
+    Raises:
+        DamagedError: It cannot be read, or is of another version.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise DamagedError(f"{path} cannot be read") from err
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise DamagedError(f"{path} is no measurement of version {VERSION}")
+    return found

@@ -1,0 +1,178 @@
+"""`llmkit world othello`: from games to figures and their page, in a minute on a board of 4 by 4."""
+
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from llmkit.cli.main import run
+from llmkit.data.store import TokenStore
+from llmkit.recipe.reading import read_recipe
+from llmkit.worlds.othello.board import Board
+from llmkit.worlds.othello.games import BLOCK, draw_games
+from llmkit.worlds.othello.tokens import encode, list_tokens
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Games, a run on them, its figures and its page."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        assert (
+            run(["world", "othello", "games", "--board", "4", "--num-games", "20000", "--seed", "1", "-o", "games"])
+            == 0
+        )
+        keys = ["data.path=games", "train.max_steps=300", "train.mixed_precision=no", "eval.every_steps=100"]
+        assert run(["pretrain", "othello-4x4", *keys, "train.threads=1"]) == 0
+        sizes = ["--num-games", "400", "--num-probe-games", "400", "--num-cases", "40", "--num-pairs", "30"]
+        assert run(["world", "othello", "evaluate", "runs/othello-4x4", *sizes]) == 0
+        assert run(["world", "othello", "report", "runs/othello-4x4"]) == 0
+    return folder
+
+
+@pytest.fixture
+def found(place):
+    return json.loads((place / "runs" / "othello-4x4" / "worldmodel.json").read_text(encoding="utf-8"))
+
+
+def test_games_are_token_shards_with_their_tokenizer(place):
+    store = TokenStore.open(place / "games")
+    facts = json.loads((place / "games" / "shards.json").read_text(encoding="utf-8"))
+    assert (facts["board"], facts["seed"], facts["block_size"]) == (4, 1, BLOCK)
+    assert store.num_documents == 20_000
+    games = draw_games(Board(4), 20_000, 1, "train")
+    ids = encode(games)
+    assert np.array_equal(store.read(0, store.num_tokens), ids[ids > 0])
+    assert np.array_equal(np.diff(store.starts), games.lengths)
+    tokenizer = AutoTokenizer.from_pretrained(place / "games")
+    assert tokenizer.convert_ids_to_tokens(list(range(13))) == list_tokens(Board(4))
+    assert tokenizer("b1 a1 d4")["input_ids"] == [2, 1, 12]
+    assert tokenizer.pad_token_id == 0
+
+
+def test_a_run_learns_moves_and_its_states_hold_some_of_the_board(found):
+    moves, probes = found["moves"], found["probes"]
+    assert moves["model"]["top1_legal"]["value"] > 0.85
+    assert moves["untrained"]["top1_legal"]["value"] < 0.5
+    best = probes["layers"][probes["best_layer"]]
+    assert best["linear"]["relative"]["occupied"]["value"] > probes["majority"]["occupied"]["value"]
+    assert best["selectivity"] > 0.1
+    edits = found["interventions"]["ways"]
+    assert edits["probe"]["error"]["value"] < edits["null"]["error"]["value"]
+
+
+def test_figures_say_how_they_were_measured(found):
+    assert (found["version"], found["board"], found["seed"]) == (1, 4, 0)
+    assert found["sizes"] == {"num_games": 400, "num_probe_games": 400, "num_cases": 40, "num_pairs": 30}
+    assert [row["games"] for row in found["curve"]] == [12_800, 25_600, 38_400]
+    assert [one["layer"] for one in found["probes"]["layers"]] == [0, 1, 2]
+    assert set(found["probes"]["layers"][0]["linear"]) == {"relative", "absolute", "shuffled", "no_flips"}
+    assert set(found["interventions"]["ways"]) == {"null", "probe", "random", "untrained", "shuffled", "gradient"}
+    assert {"epsilon_0.01", "epsilon_0.001", "epsilon_0.05", "agreement"} < set(found["states"])
+    low, high = found["moves"]["model"]["legal_mass"]["interval"]
+    assert low < found["moves"]["model"]["legal_mass"]["value"] < high
+
+
+def test_the_same_seed_gives_the_same_figures(place, found, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    sizes = ["--num-games", "400", "--num-probe-games", "400", "--num-cases", "40", "--num-pairs", "30"]
+    assert run(["world", "othello", "evaluate", "runs/othello-4x4", *sizes, "-o", "again", "--quiet", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    again = json.loads((place / "again" / "worldmodel.json").read_text(encoding="utf-8"))
+    assert printed == again
+    for key in ("moves", "probes", "interventions", "states", "examples"):
+        assert again[key] == found[key]
+    assert not (place / "again" / "worldmodel.html").exists()
+
+
+def test_the_page_holds_curves_boards_and_figures_and_asks_for_nothing(place, found):
+    page = (place / "runs" / "othello-4x4" / "worldmodel.html").read_text(encoding="utf-8")
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "src=" not in page.replace("style-src", "")
+    assert "<script" not in page
+    assert "nearly every game that is held out was trained on" in page
+    assert page.count('aria-label="board"') == 3 * len(found["examples"]["game"]["boards"]) + 3
+    assert page.count("<figure>") == 3
+    value = found["moves"]["model"]["top1_legal"]
+    assert f"{value['value']:.4f} [{value['interval'][0]:.4f}, {value['interval'][1]:.4f}]" in page
+
+
+def play(text, arguments, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    return run(["world", "othello", "play", *arguments])
+
+
+def test_a_game_is_played_to_its_end_in_the_terminal(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    squares = "\n".join(list_tokens(Board(4))[1:]) + "\n"
+    assert play(squares * 12, ["runs/othello-4x4"], monkeypatch) == 0
+    out, err = capsys.readouterr()
+    taken = re.findall(r"^(?:you take|the model takes) (\w\d)", out, re.MULTILINE)
+    assert len(set(taken)) == len(taken) >= 8
+    black, white = (int(word.strip(",")) for word in out.splitlines()[-1].split()[1::2])
+    assert black + white == len(taken) + 4
+    assert "may not be taken; expected" in err
+    assert "the board on the right is read from layer" in err
+
+
+def test_the_model_begins_where_you_are_white(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    assert play("q\n", ["runs/othello-4x4", "--white", "--quiet"], monkeypatch) == 0
+    out = capsys.readouterr().out
+    assert next(line for line in out.splitlines() if "takes" in line).startswith("the model takes ")
+    assert "you take" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["games", "--board", "5", "--num-games", "9", "-o", "x"], "unknown board, got 5; expected 4, 6 or 8"),
+        (["games", "--board", "4", "--num-games", "0", "-o", "x"], "--num-games must be 1 or more, got 0"),
+        (["games", "--num-games", "9", "--seed", "-1", "-o", "x"], "--seed must be 0 or more, got -1"),
+        (["games", "--num-games", "9", "-o", "games"], "games exists already"),
+        (["games", "--num-games", "9", "-o", "runs", "--overwrite"], "runs holds no games; expected a new folder"),
+        (["evaluate", "runs/othello-4x4"], "runs/othello-4x4/worldmodel.json exists already"),
+        (
+            ["evaluate", "runs/othello-4x4/final"],
+            "runs/othello-4x4/final is no run; expected -o DIR for worldmodel.json",
+        ),
+        (["evaluate", "runs/none"], "no such checkpoint: runs/none"),
+        (
+            ["evaluate", "builtin/tiny", "-o", "x"],
+            "the checkpoint does not know the squares of an Othello board as its tokens",
+        ),
+        (["evaluate", "runs/othello-4x4", "-o", "x", "--num-cases", "1"], "num_cases must be 4 or more, got 1"),
+        (["report", "games"], "no worldmodel.json in games"),
+        (["report", "runs/othello-4x4"], "runs/othello-4x4/worldmodel.html exists already"),
+        (["play", "builtin/tiny"], "the checkpoint does not know the squares of an Othello board as its tokens"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence(place, arguments, sentence, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    assert run(["world", "othello", *arguments]) == 2
+    assert f"llmkit: error: {sentence}" in capsys.readouterr().err
+    assert not (place / "x").exists()
+
+
+def test_a_damaged_measurement_is_told(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    (place / "broken").mkdir(exist_ok=True)
+    for text in ("{", '{"version": 99}', "[]"):
+        (place / "broken" / "worldmodel.json").write_text(text, encoding="utf-8")
+        assert run(["world", "othello", "report", "broken"]) == 1
+        assert "broken/worldmodel.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_the_presets_are_of_their_board(size):
+    recipe = read_recipe(f"othello-{size}x{size}", ["data.path=games"])
+    plies = size**2 - 4
+    assert (recipe.data.max_length, recipe.model.config["n_positions"]) == (plies, plies)
+    assert (recipe.data.pack, recipe.data.end_of_text) == (False, False)

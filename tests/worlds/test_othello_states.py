@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+from othello_players import Even, Oracle
+from othello_rules import Table, to_square
+
+from llmkit.worlds.othello.board import Board
+from llmkit.worlds.othello.games import draw_games
+from llmkit.worlds.othello.recovering import (
+    SAMPLES,
+    continue_at_random,
+    count_accepted,
+    measure_compression,
+    measure_distinction,
+    sample,
+)
+from llmkit.worlds.othello.tokens import encode
+from llmkit.worlds.othello.transposing import compare_predictions, follow, pair_at_random, transpose
+
+
+@pytest.fixture(scope="module")
+def games():
+    return draw_games(Board(6), 1500, 21, "probe")
+
+
+@pytest.fixture(scope="module")
+def alike(games):
+    return transpose(games, 4)
+
+
+@pytest.fixture(scope="module")
+def apart(games):
+    return pair_at_random(games, 40, 4)
+
+
+def stand(games, row, plies):
+    """The state after a prefix, by the slow rules."""
+    table = Table(games.board.size)
+    for bit in games.moves[row, :plies]:
+        table.play(to_square(bit))
+    return table.side, tuple(sorted(table.discs.items()))
+
+
+def test_transposed_prefixes_differ_and_come_to_one_state(games, alike):
+    assert 0.1 < len(alike) / len(games) < 0.6
+    for row in range(0, len(alike), 5):
+        plies = alike.plies[row]
+        first, second = alike.first.moves[row, :plies], alike.second.moves[row, :plies]
+        assert first.tolist() != second.tolist()
+        assert sorted(first.tolist()) == sorted(second.tolist())
+        assert stand(alike.first, row, plies) == stand(alike.second, row, plies)
+
+
+def test_pairs_at_random_are_as_long_and_stand_apart(apart):
+    assert len(apart) == 40
+    for row in range(len(apart)):
+        plies = apart.plies[row]
+        assert plies >= 1
+        assert stand(apart.first, row, plies) != stand(apart.second, row, plies)
+
+
+def test_one_that_knows_the_rules_takes_one_state_alike_and_tells_two_apart(games, alike, apart):
+    player = Oracle(None, games.board)
+    some = alike.take(np.arange(30))
+    agreement = compare_predictions(player, some, 0)
+    assert {name: one.value for name, one in agreement.items()} == {"total_variation": 0.0, "top1_differs": 0.0}
+    assert measure_compression(player, some, 0.01, 0)["compression"].value == 1.0
+    found = measure_distinction(player, apart, 0.01, 0)
+    assert (found["precision"].value, found["recall"].value) == (1.0, 1.0)
+    assert (found["precision_empty"].value, found["recall_empty"].value) == (0.0, 0.0)
+
+
+def test_one_that_accepts_everything_compresses_all_and_tells_nothing_apart(games, alike, apart):
+    player = Even(None, games.board)
+    assert measure_compression(player, alike.take(np.arange(20)), 0.01, 0)["compression"].value == 1.0
+    found = measure_distinction(player, apart, 0.01, 0)
+    assert (found["precision_empty"].value, found["recall"].value) == (1.0, 0.0)
+    assert found["precision"].value == 1.0  # a boundary that is empty counts as 1
+
+
+def test_suffixes_go_on_from_their_prefix_legally_where_the_rules_are_known(games, apart):
+    drawn = sample(Oracle(None, games.board), apart.first, apart.plies, 0.01, 0)
+    assert len(drawn.ids) == len(apart) * SAMPLES
+    real = continue_at_random(apart.first, apart.plies, 0)
+    for suffixes in (drawn, real):
+        num_legal, is_over = follow(suffixes.games, suffixes.plies, suffixes.ids)
+        assert (num_legal == suffixes.lengths).all()
+        assert (num_legal >= 1).all()
+        assert is_over.all()
+
+
+def test_follow_counts_the_legal_tokens_one_after_the_other(games):
+    plies = np.full(len(games), 6)
+    rest = np.zeros((len(games), 32), np.int64)
+    rest[:, :5] = encode(games)[:, 6:11]
+    num_legal, is_over = follow(games, plies, rest)
+    assert (num_legal == 5).all()
+    assert not is_over.any()
+    rest[:, 3] = encode(games)[:, 0]  # a square that was taken
+    assert (follow(games, plies, rest)[0] == 3).all()
+
+
+def test_tokens_are_accepted_up_to_the_first_that_is_not(games, apart):
+    player = Oracle(None, games.board)
+    real = continue_at_random(apart.first, apart.plies, 3)
+    second = apart.second.take(np.repeat(np.arange(len(apart)), SAMPLES))
+    accepted = count_accepted(player, second, real, 1e-6)
+    legal, _ = follow(second, real.plies, real.ids)
+    assert (accepted == legal).all()
+    assert (accepted < real.lengths).mean() > 0.9
