@@ -103,7 +103,9 @@ def suggest_near(path: Path) -> str | None:
 
 def _from_builtins(name: str) -> Located:
     short = name.removeprefix("builtin/")
-    known = sorted(p.name for p in BUILTIN.glob("*") if (p / "config.json").is_file())
+    known = sorted(
+        {p.parent.name for name in ("config.json", "adapter_config.json") for p in BUILTIN.glob(f"*/{name}")}
+    )
     if short in known:
         return Located(BUILTIN / short, name)
     raise InputError(f"no built-in checkpoint {short!r}; built in are: {', '.join(known) or 'none'}")

@@ -722,7 +722,6 @@ ROWS = [
         2,
         r"num_beams out of range, .*",
     ),
-    ("no checkpoint to answer", CONTEXT, ("answer", "who?", "-c", "c.txt"), 2, r"question-answering needs a .*"),
     ("empty question", CONTEXT, ("answer", "", *ANSWER), 2, r"the question is empty; expected at least one word"),
     ("no question", CONTEXT, ("answer", *ANSWER), 2, r"no question, got neither QUESTION nor -f; .*"),
     (
@@ -757,7 +756,6 @@ ROWS = [
         2,
         r"no_answer_threshold needs a model with a head for question answering; .*",
     ),
-    ("no checkpoint to classify", nothing, ("sentiment", "hi"), 2, r"classification needs a checkpoint, got none; .*"),
     ("no labels", nothing, ("classify", "hi", "-m", "{tiny}"), 2, r".* is a language model without labels .*"),
     ("one label", nothing, (*SENTIMENT, "--labels", "a"), 2, r".* is a language model without labels .*, got 1; .*"),
     (

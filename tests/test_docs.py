@@ -1,5 +1,6 @@
 """What the documents say: their Python runs, their commands exist, their links lead somewhere."""
 
+import json
 import pathlib
 import re
 import shlex
@@ -60,7 +61,8 @@ def test_python_of_the_readme_trains(example, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("command", commands())
 def test_command_in_a_document_exists(command, llmkit_cli):
     words = shlex.split(command)[1:]
-    named = words[:2] if words[0] in ("export", "recipes", "data") else words[:1]
+    depth = {"world": 3, "export": 2, "recipes": 2, "data": 2}.get(words[0], 1)
+    named = words[:depth]
     code, out, _ = llmkit_cli(*named, "--help")
     assert code == 0
     options = {word for word in words if re.fullmatch(r"--?[A-Za-z][\w-]*", word)}
@@ -122,3 +124,21 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert f"{install} && {test}\n" in readme
     assert install.replace("install ", "install --quiet ") in ci
     assert f"\n{test}\n" in ci
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "concepts").glob("*.md")), ids=lambda p: p.name)
+def test_python_of_a_concept_holds(page):
+    for text in blocks(page, "python"):
+        exec(text, {})
+
+
+@pytest.mark.parametrize("name", ["world-models.md", "world-models.zh-CN.md"])
+def test_figures_of_the_world_are_those_that_were_kept(name):
+    kept = json.loads((ROOT / "docs" / "reference" / "othello-6x6.json").read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / "concepts" / name).read_text(encoding="utf-8")
+    best = kept["probes"]["layers"][kept["probes"]["best_layer"]]["linear"]["relative"]["occupied"]
+    for figure in (kept["moves"]["model"]["top1_legal"], kept["moves"]["model"]["legal_mass"], best):
+        low, high = figure["interval"]
+        assert f"| {100 * figure['value']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] |" in text
+    error = kept["interventions"]["ways"]["probe"]["error"]
+    assert f"| {error['value']:.2f} [{error['interval'][0]:.2f}, {error['interval'][1]:.2f}] |" in text

@@ -218,8 +218,3 @@ def test_answer_says_in_one_sentence_what_must_be_mended(llmkit_cli, qa, files, 
 def test_answer_hints_at_the_encoding(llmkit_cli, qa, files):
     (files / "gb.txt").write_bytes(OTHER.encode("gb18030"))
     assert llmkit_cli("answer", "x", "-c", "gb.txt", "-m", qa)[2].endswith("hint: --encoding gb18030\n")
-
-
-def test_answer_needs_a_checkpoint(llmkit_cli, files):
-    code, _, err = llmkit_cli("answer", "x", "-c", "a.txt")
-    assert (code, err.startswith("llmkit: error: question-answering needs a checkpoint, got none")) == (2, True)

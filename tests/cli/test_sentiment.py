@@ -157,7 +157,6 @@ def test_classify_reads_windows_as_asked(llmkit_cli, checkpoint):
 
 
 ERRORS = [
-    (["hello"], "classification needs a checkpoint, got none; expected -m CHECKPOINT (in Python: model=)"),
     (["hello", "-m", "no/such", "--labels", "a,,b"], "labels must be there, not empty and each once, got a, , b"),
     (["hello", "-m", "no/such", "--batch-size", 0], "batch_size out of range, got 0; expected a whole number from 1"),
     (["hello", "-m", "no/such", "--max-length", 0], "max_length out of range, got 0; expected a whole number from 1"),

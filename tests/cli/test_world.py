@@ -170,7 +170,7 @@ def test_a_damaged_measurement_is_told(place, monkeypatch, capsys):
         assert "broken/worldmodel.json" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("size", [4, 6])
+@pytest.mark.parametrize("size", [4, 6, 8])
 def test_the_presets_are_of_their_board(size):
     recipe = read_recipe(f"othello-{size}x{size}", ["data.path=games"])
     plies = size**2 - 4

@@ -371,11 +371,6 @@ def test_answer_batch_names_a_question_that_cannot_be_answered_before_the_first_
     assert fed == []
 
 
-def test_answer_needs_a_checkpoint():
-    with pytest.raises(InputError, match=r"^question-answering needs a checkpoint, got none"):
-        answer(QUESTION, context=TEXT)
-
-
 # --- answers that a model writes
 
 

@@ -215,6 +215,8 @@ def test_an_edit_is_judged_by_the_changed_board(games):
     lost = (cases.before & ~cases.after).any(axis=1)
     assert still["changed"].value == pytest.approx(-1) if lost.all() else still["changed"].value < 0
     assert still["error"].value > 0
+    assert intervening.judge_unchanged(kept.astype(np.float32), cases, 0).value == 0
+    assert intervening.judge_unchanged(perfect.astype(np.float32), cases, 0).value > 0
     rng = np.random.default_rng(0)
     q = rng.random(cases.after.shape).astype(np.float32)
     errors = []

@@ -187,5 +187,15 @@ def choose_first(player: Player, networks: Mapping[int, Probe], cases: Cases) ->
 
 def find_error(q: Floats, cases: Cases) -> float:
     """Compute the error alone, without an interval."""
-    best = np.argsort(np.argsort(-q, axis=1), axis=1) < cases.after.sum(axis=1)[:, None]
-    return float((best != cases.after).sum(axis=1).mean())
+    return float(_count_errors(q, cases.after).mean())
+
+
+def judge_unchanged(q: Floats, cases: Cases, seed: int) -> Figure:
+    """Judge the probabilities without an edit by the true board: the error that the model has of its own."""
+    errors = _count_errors(q, cases.before).astype(np.float64)
+    return summarize({"error": Share(errors, np.ones(len(cases)))}, seed)["error"]
+
+
+def _count_errors(q: Floats, legal: NDArray[np.bool_]) -> NDArray[np.int64]:
+    best = np.argsort(np.argsort(-q, axis=1), axis=1) < legal.sum(axis=1)[:, None]
+    return np.asarray((best != legal).sum(axis=1))

@@ -214,12 +214,11 @@ def _measure_edits(player: Player, probes: Probes, number: int, seed: int) -> tu
         "shuffled": intervening.steer(inner["shuffled"], cases, first, alpha),
         "gradient": intervening.follow_gradient(networks, cases, first_network),
     }
-    judged = {
-        name: intervening.judge_edit(intervening.predict_edited(player, cases, shift), cases, seed)
-        for name, shift in ways.items()
-    }
+    predicted = {name: intervening.predict_edited(player, cases, shift) for name, shift in ways.items()}
+    judged = {name: intervening.judge_edit(q, cases, seed) for name, q in predicted.items()}
+    own = intervening.judge_unchanged(predicted["null"], cases, seed)
     edit = {"first_layer": first, "alpha": alpha, "gradient_first_layer": first_network}
-    return {"edit": edit, "num_cases": len(cases), "ways": judged}, cases
+    return {"edit": edit, "num_cases": len(cases), "own_error": own, "ways": judged}, cases
 
 
 def _measure_states(player: Player, number: int, seed: int) -> Json:
@@ -258,6 +257,7 @@ def list_lines(found: Json) -> Iterator[str]:
     yield f"  moves alone: {probes['history']['occupied']}; black or white: {best['linear']['absolute']['occupied']}"
     yield f"error after a flip: {edits['probe']['error']}, without the edit {edits['null']['error']}"
     yield f"  at random: {edits['random']['error']}; by gradients: {edits['gradient']['error']}"
+    yield f"  on the true board, which no edit is to beat: {found['interventions']['own_error']}"
     states = found["states"]["epsilon_0.01"]
     yield f"one state, two ways: compression {states['compression']}"
     yield f"two states: distinction precision {states['precision']}, recall {states['recall']}"

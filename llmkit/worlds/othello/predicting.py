@@ -96,7 +96,7 @@ class Player:
         from transformers import AutoModelForCausalLM
 
         with _seeded(seed):
-            model = AutoModelForCausalLM.from_config(self.model.config)
+            model = AutoModelForCausalLM.from_config(self.model.config, trust_remote_code=False)
         return Player(model.to(self.device).eval(), self.board)
 
 

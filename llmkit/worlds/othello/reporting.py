@@ -146,6 +146,7 @@ def _list_edits(edits: Json) -> str:
     chosen = edits["edit"]
     text = f"{edits['num_cases']} cases; from layer {chosen['first_layer']} on, alpha {chosen['alpha']:g}"
     text += f"; by gradients from layer {chosen['gradient_first_layer']} on."
+    text += f" On the true board, without an edit, the model's error is {spell(edits['own_error'])}."
     return pages.make_table(head, rows) + f"<p>{text}</p>"
 
 

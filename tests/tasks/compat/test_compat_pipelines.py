@@ -479,7 +479,6 @@ def test_device_is_named_as_in_transformers_4(device, device_map, gpu, expected,
 @pytest.mark.parametrize(
     ("task", "options", "sentence"),
     [
-        ("question-answering", {}, "question-answering needs a checkpoint, got none"),
         ("translation_en_to_xx", {}, "translation needs a checkpoint, got none"),
         (
             "summarization",
