@@ -1,14 +1,18 @@
 import numpy as np
 import pytest
+import torch
 from othello_players import Even, Oracle
 
+from llmkit.loading import Loaded
+from llmkit.worlds.othello import labels, match, measuring
 from llmkit.worlds.othello.board import Board
+from llmkit.worlds.othello.board import name as name_square
 from llmkit.worlds.othello.figures import share, summarize
 from llmkit.worlds.othello.games import draw_games
 from llmkit.worlds.othello.legality import measure_chance, measure_legality
 from llmkit.worlds.othello.playing import measure_games
 from llmkit.worlds.othello.predicting import Player
-from llmkit.worlds.othello.tokens import encode, legal_tokens
+from llmkit.worlds.othello.tokens import encode, legal_tokens, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +114,29 @@ def test_games_end_in_the_tokens_with_zeros(games):
     ids = encode(games)
     assert ((ids > 0).sum(axis=1) == games.lengths).all()
     assert ids.max() == 32
+
+
+def test_games_that_measure_one_thing_measure_no_other():
+    player = Player(None, Board(6))
+    kinds = [measuring._draw(player, 40, 0, name) for name in ("probes", "choosing", "judging", "states")]
+    kinds += [draw_games(Board(6), 40, 0, stream) for stream in ("train", "validation")]
+    moves = [tuple(row) for games in kinds for row in games.moves.tolist()]
+    assert len(set(moves)) == 240
+
+
+def test_a_match_shows_what_is_read_in_the_colours_of_the_board(games, monkeypatch):
+    """A reader that is right, of black to move and of white, shows the board and marks nothing."""
+    monkeypatch.setattr(match, "train_reader", lambda player, seed: match.Reader(None, 0))
+    tokens = make_tokenizer(Board(6))
+    played = match.Match(Loaded(Oracle(None, Board(6)), tokens), 0)
+    monkeypatch.setattr(match.Player, "read", lambda self, ids, layer: np.zeros((1, ids.shape[1], 1)))
+    right = torch.from_numpy(labels.label(games, "relative")[0])
+    monkeypatch.setattr(match, "classify", lambda probe, x: right[len(played.moves) - 1][None])
+    sides = set()
+    for bit in games.moves[0, :20]:
+        played.play(name_square(int(bit)))
+        sides.add(played.is_black_to_move)
+        board = played.show()
+        assert "!" not in board
+        assert board.count("●") == 2 * played.count()[0]
+    assert sides == {True, False}

@@ -3,8 +3,9 @@ import pytest
 from othello_players import Even, Oracle
 from othello_rules import Table, to_square
 
+from llmkit.worlds.othello import recovering, transposing
 from llmkit.worlds.othello.board import Board
-from llmkit.worlds.othello.games import draw_games
+from llmkit.worlds.othello.games import Games, draw_games
 from llmkit.worlds.othello.recovering import (
     SAMPLES,
     continue_at_random,
@@ -107,3 +108,56 @@ def test_tokens_are_accepted_up_to_the_first_that_is_not(games, apart):
     legal, _ = follow(second, real.plies, real.ids)
     assert (accepted == legal).all()
     assert (accepted < real.lengths).mean() > 0.9
+
+
+def test_states_are_told_apart_by_the_side_to_move_too(games):
+    one = games.take(slice(0, 4))
+    turned = Games(one.board, one.moves, one.own, one.opp, one.legal, ~one.is_black)
+    plies = np.full(4, 5)
+    assert transposing._stand_alike(one, one, plies).all()
+    assert not transposing._stand_alike(one, turned, plies).any()
+
+
+def test_pairs_of_one_state_are_left_out():
+    """On 4 by 4 squares a fifth of the pairs of prefixes of one or two moves are one state."""
+    pairs = pair_at_random(draw_games(Board(4), 400, 5, "probe"), 300, 5)
+    early = np.flatnonzero(pairs.plies <= 2)
+    assert len(early) > 20
+    for row in early:
+        plies = pairs.plies[row]
+        assert stand(pairs.first, row, plies) != stand(pairs.second, row, plies)
+
+
+def test_a_token_is_accepted_above_epsilon_alone(games, apart):
+    """One that knows the rules gives a legal square 1 / |L|: above 0.3 where there are three or fewer."""
+    player = Oracle(None, games.board)
+    real = continue_at_random(apart.first, apart.plies, 3)
+    accepted = count_accepted(player, real.games, real, 0.3)
+    for row in range(0, len(real.ids), 40):
+        table = Table(6)
+        for bit in real.games.moves[row, : real.plies[row]]:
+            table.play(to_square(bit))
+        expected = 0
+        for token in real.ids[row, : real.lengths[row]]:
+            if len(table.legal()) > 3:
+                break
+            table.play(to_square(games.board.squares[token - 1]))
+            expected += 1
+        assert accepted[row] == expected
+
+
+def test_a_sequence_that_is_legal_at_both_states_is_no_hit(games, apart, monkeypatch):
+    """Where the model rejects all at the second state, its boundary is first tokens, many of them legal there too."""
+    monkeypatch.setattr(recovering, "count_accepted", lambda player, games, suffixes, epsilon: suffixes.lengths * 0)
+    found = measure_distinction(Oracle(None, games.board), apart, 0.01, 0)["precision"].value
+    drawn = sample(Oracle(None, games.board), apart.first, apart.plies, 0.01, 0)
+    shares = []
+    for i in range(len(apart)):
+        table = Table(6)
+        for bit in apart.second.moves[i, : apart.plies[i]]:
+            table.play(to_square(bit))
+        firsts = set(drawn.ids[i * SAMPLES : (i + 1) * SAMPLES, 0].tolist())
+        legal = [to_square(games.board.squares[token - 1]) in table.legal() for token in firsts]
+        shares.append(1 - np.mean(legal))
+    assert found == pytest.approx(np.mean(shares))
+    assert found < 0.9
