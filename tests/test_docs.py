@@ -139,7 +139,7 @@ def test_python_of_the_world_gives_the_floor_that_was_kept(name):
     (text,) = blocks(ROOT / "docs" / "concepts" / name, "python")
     names = {}
     exec(text, names)
-    assert names["floor"] == pytest.approx(read_kept()["moves"]["model"]["floor"]["value"], rel=1e-12)
+    assert float(names["floor"]) == pytest.approx(read_kept()["moves"]["model"]["floor"]["value"], rel=1e-12)
 
 
 @WORLD
