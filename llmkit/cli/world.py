@@ -53,8 +53,7 @@ def games(
     render.NOTES.quiet = quiet
     if num_games < 1:
         raise InputError(f"--num-games must be 1 or more, got {num_games}")
-    if seed < 0:
-        raise InputError(f"--seed must be 0 or more, got {seed}")
+    _check_seed(seed)
     from llmkit.worlds.othello.board import Board
 
     size = Board(board)
@@ -86,14 +85,15 @@ def evaluate(
 ) -> None:
     """Measure legal moves, probes, interventions and states, each beside its controls, into worldmodel.json."""
     render.NOTES.quiet = quiet
+    _check_seed(seed)
     target = _find_folder(checkpoint, output) / JSON
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists already", hint="--overwrite replaces it, -o names another folder")
-    lm = _load(checkpoint, device, offline)
     from llmkit.runfolder import make_folders, write_text
     from llmkit.worlds.othello.measuring import Sizes, list_lines, measure, read_curve, to_plain
 
     sizes = Sizes(num_games=num_games, num_probe_games=num_probe_games, num_cases=num_cases, num_pairs=num_pairs)
+    lm = _load(checkpoint, device, offline)
     found = measure(lm, sizes, seed=seed, curve=read_curve(Path(checkpoint)), tell=render.note)
     render.NOTES.show()
     make_folders(target.parent)
@@ -142,6 +142,7 @@ def play(
 ) -> None:
     """Play against a model; beside the board stands what its hidden states hold, and ! where that errs."""
     render.NOTES.quiet = quiet
+    _check_seed(seed)
     lm = _load(checkpoint, device, offline)
     from llmkit.worlds.othello.match import Match
 
@@ -178,6 +179,11 @@ def _take_move(match: Match) -> bool:
         return True
 
 
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {seed}")
+
+
 def _find_folder(checkpoint: str, output: Path | None) -> Path:
     """Find where the figures of a checkpoint go: the folder that was named, else the run."""
     from llmkit.runfolder import is_run
@@ -186,9 +192,9 @@ def _find_folder(checkpoint: str, output: Path | None) -> Path:
         if output.exists() and not output.is_dir():
             raise InputError(f"{output} is no folder")
         return output
-    if not Path(checkpoint).exists() or is_run(Path(checkpoint)):
+    if is_run(Path(checkpoint)):
         return Path(checkpoint)
-    raise InputError(f"{checkpoint} is no run; expected -o DIR for {JSON}")
+    raise InputError(f"{checkpoint} is no run; expected one, or -o DIR for {JSON}")
 
 
 def _load(checkpoint: str, device: str, offline: bool) -> Loaded:

@@ -263,7 +263,10 @@ def write_documents(
             writer.write_many(ids, lengths)
             counts.documents += len(lengths)
 
-    return _write_whole(folder, tokenizer, counts, fill, facts)
+    try:
+        return _write_whole(folder, tokenizer, counts, fill, facts)
+    except RunError as err:
+        raise RunError(str(err)) from err  # its hint is for what is cached
 
 
 def _write_whole(

@@ -135,15 +135,23 @@ def test_the_model_begins_where_you_are_white(place, monkeypatch, capsys):
     [
         (["games", "--board", "5", "--num-games", "9", "-o", "x"], "unknown board, got 5; expected 4, 6 or 8"),
         (["games", "--board", "4", "--num-games", "0", "-o", "x"], "--num-games must be 1 or more, got 0"),
-        (["games", "--num-games", "9", "--seed", "-1", "-o", "x"], "--seed must be 0 or more, got -1"),
+        (
+            ["games", "--num-games", "9", "--seed", "-1", "-o", "x"],
+            "--seed must be 0 or more, got -1",
+        ),
+        (["evaluate", "runs/othello-4x4", "-o", "x", "--seed", "-1"], "--seed must be 0 or more, got -1"),
+        (["play", "runs/othello-4x4", "--seed", "-1"], "--seed must be 0 or more, got -1"),
         (["games", "--num-games", "9", "-o", "games"], "games exists already"),
         (["games", "--num-games", "9", "-o", "runs", "--overwrite"], "runs holds no games; expected a new folder"),
         (["evaluate", "runs/othello-4x4"], "runs/othello-4x4/worldmodel.json exists already"),
         (
             ["evaluate", "runs/othello-4x4/final"],
-            "runs/othello-4x4/final is no run; expected -o DIR for worldmodel.json",
+            "runs/othello-4x4/final is no run; expected one, or -o DIR for worldmodel.json",
         ),
-        (["evaluate", "runs/none"], "no such checkpoint: runs/none"),
+        (["evaluate", "runs/none"], "runs/none is no run; expected one, or -o DIR for worldmodel.json"),
+        (["evaluate", "some/model"], "some/model is no run; expected one, or -o DIR for worldmodel.json"),
+        (["evaluate", "runs/none", "-o", "x"], "no such checkpoint: runs/none"),
+        (["evaluate", "runs/none", "-o", "x", "--num-cases", "1"], "num_cases must be 4 or more, got 1"),
         (
             ["evaluate", "builtin/tiny", "-o", "x"],
             "the checkpoint does not know the squares of an Othello board as its tokens",
@@ -159,6 +167,13 @@ def test_a_wrong_call_is_one_sentence(place, arguments, sentence, monkeypatch, c
     assert run(["world", "othello", *arguments]) == 2
     assert f"llmkit: error: {sentence}" in capsys.readouterr().err
     assert not (place / "x").exists()
+
+
+def test_games_that_cannot_be_written_are_told_without_a_word_on_the_cache(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    assert run(["world", "othello", "games", "--board", "4", "--num-games", "9", "-o", "file/games"]) == 1
+    assert capsys.readouterr().err == "llmkit: error: the token store file/games cannot be written: Not a directory\n"
 
 
 def test_a_damaged_measurement_is_told(place, monkeypatch, capsys):
