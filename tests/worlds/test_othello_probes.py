@@ -188,8 +188,9 @@ def probes(games, player):
 
 def test_a_direction_leads_from_one_class_to_the_other(probes):
     probe, x = probes["linear"], torch.zeros(1, 32)
-    way = probe.direction(7, 0, 1)
-    assert float(way.norm()) == pytest.approx(1)
+    ways = probe.directions(torch.tensor([3, 7]), torch.tensor([1, 0]), torch.tensor([0, 1]))
+    assert ways.norm(dim=1).tolist() == pytest.approx([1, 1])
+    way = ways[1]
     before, after = probe.score(x)[0, 7], probe.score(x + way)[0, 7]
     assert float((after[1] - after[0]) - (before[1] - before[0])) > 0
 

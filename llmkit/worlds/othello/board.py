@@ -16,6 +16,7 @@ from llmkit.errors import InputError
 Bits = NDArray[np.uint64]
 
 SIZES = (4, 6, 8)
+QUARTERS = 4
 COLUMNS = "abcdefgh"
 
 
@@ -53,6 +54,10 @@ class Board:
     def num_plies(self) -> int:
         """The most moves of a game, without the passes."""
         return self.size**2 - 4
+
+    def quarter(self, plies: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Find the quarter of a game, from 0, in which prefixes of so many moves end. Shape: as `plies`."""
+        return plies * QUARTERS // self.num_plies
 
     @cached_property
     def mask(self) -> np.uint64:
@@ -133,6 +138,18 @@ def pick(bits: Bits, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         place += np.where(above, width, 0)
         rest = np.where(above, rest >> np.uint64(width), rest)
     return place
+
+
+def place(moves: NDArray[np.integer]) -> Bits:
+    """Set the bit of each move; none where it is -1. Shape: as `moves`."""
+    bits = np.left_shift(np.uint64(1), np.maximum(moves, 0).astype(np.uint64))
+    return np.where(moves >= 0, bits, np.uint64(0))
+
+
+def choose_evenly(legal: Bits, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Choose a square that may be taken, by a number from 0 to 1; -1 where there is none. Shape: as `legal`."""
+    counts = np.bitwise_count(legal).astype(np.int64)
+    return np.where(counts > 0, pick(legal, (draws * counts).astype(np.int64)), -1)
 
 
 def unpack(bits: Bits, squares: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -31,10 +31,17 @@ class Figure:
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """Holds what a mean is made of, game by game: sums, and of how many. Shape: (games,) each."""
+    """Holds what a mean is made of, game by game: sums, and what they are divided by. Shape: (games,) each.
+
+    Attributes:
+        sums: The sums.
+        counts: How many values each is of; or, of a ratio of two sums, the lower one.
+        n: Of a ratio, how many values it is of; else None.
+    """
 
     sums: Floats
     counts: Floats
+    n: int | None = None
 
 
 def share(values: NDArray[np.generic], mask: NDArray[np.bool_]) -> Share:
@@ -57,5 +64,6 @@ def summarize(shares: Mapping[str, Share], seed: int) -> dict[str, Figure]:
     drawn = Sums(len(sums), score)
     values, intervals = drawn.metrics(), drawn.intervals(seed)
     return {
-        name: Figure(values[name], intervals.get(name), round(float(one.counts.sum()))) for name, one in kept.items()
+        name: Figure(values[name], intervals.get(name), round(float(one.counts.sum())) if one.n is None else one.n)
+        for name, one in kept.items()
     }

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.errors import InputError
-from llmkit.worlds.othello.board import Bits, Board, pick
+from llmkit.worlds.othello.board import Bits, Board, choose_evenly, place
 
 BLOCK = 16_384  # games that are drawn together
 STREAMS = {"train": 0, "validation": 1, "probe": 2}
@@ -85,9 +85,7 @@ def draw_block(board: Board, number: int, seed: int, stream: str, block: int) ->
     rng = np.random.default_rng([seed, STREAMS[stream], block])
 
     def choose(ply: int, legal: Bits) -> NDArray[np.int64]:
-        counts = np.bitwise_count(legal).astype(np.int64)
-        ranks = (rng.random(BLOCK)[:number] * counts).astype(np.int64)
-        return np.where(counts > 0, pick(legal, ranks), -1)
+        return choose_evenly(legal, rng.random(BLOCK)[:number])
 
     return walk(board, number, choose)
 
@@ -117,8 +115,7 @@ def attempt(board: Board, moves: NDArray[np.integer]) -> tuple[Games, NDArray[np
 
     def choose(ply: int, legal: Bits) -> NDArray[np.int64]:
         move = given[:, ply]
-        placed = np.left_shift(np.uint64(1), np.maximum(move, 0).astype(np.uint64))
-        np.logical_and(goes_on, (move >= 0) & (placed & legal != 0), out=goes_on)
+        np.logical_and(goes_on, place(move) & legal != 0, out=goes_on)
         return np.where(goes_on, move, -1)
 
     games = walk(board, len(moves), choose)
@@ -147,7 +144,7 @@ def walk(board: Board, number: int, choose: Choose) -> Games:
         moves = choose(ply, legal)
         taken[:, ply] = moves
         is_played = moves >= 0
-        placed = np.where(is_played, np.left_shift(np.uint64(1), np.maximum(moves, 0).astype(np.uint64)), np.uint64(0))
+        placed = place(moves)
         turned = board.flips(own, opp, placed)
         own, opp = opp & ~turned, own | placed | turned
         own, opp = np.where(is_played, own, opp), np.where(is_played, opp, own)

@@ -83,15 +83,8 @@ def draw_cases(games: Games, number: int, seed: int) -> Cases:
 
 def steer(probes: Mapping[int, Probe], cases: Cases, first: int, alpha: float) -> Shift:
     """Make the edit along the directions of linear probes, of layer `first` and above."""
-    turned = {
-        layer: torch.stack(
-            [
-                probe.direction(int(square), int(source), 1 - int(source))
-                for square, source in zip(cases.squares, cases.sources, strict=True)
-            ]
-        )
-        for layer, probe in probes.items()
-    }
+    squares, sources = torch.from_numpy(cases.squares), torch.from_numpy(cases.sources)
+    turned = {layer: probe.directions(squares, sources, 1 - sources) for layer, probe in probes.items()}
     return lambda layer, x: x + alpha * turned[layer].to(x) if layer >= first else x
 
 

@@ -7,13 +7,13 @@ what the rules say, passes counted, not whether the number of moves is even.
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.worlds.othello.board import Bits, unpack
+from llmkit.worlds.othello.board import Bits, place, unpack
 from llmkit.worlds.othello.games import Games
 
 Labels = NDArray[np.uint8]
 
 EMPTY = 2
-CLASSES = {"relative": ("mine", "yours", "empty"), "absolute": ("black", "white", "empty")}
+KINDS = ("relative", "absolute", "shuffled", "no_flips")
 
 
 def label(games: Games, kind: str, seed: int = 0) -> Labels:
@@ -49,9 +49,7 @@ def _classes(games: Games, first: Bits, second: Bits) -> Labels:
 
 def _place(games: Games) -> tuple[Bits, Bits]:
     """Place the discs of either colour and turn none over. Shape: (games, plies + 1) each."""
-    is_played = games.moves >= 0
-    bits = np.where(is_played, np.left_shift(np.uint64(1), np.maximum(games.moves, 0).astype(np.uint64)), np.uint64(0))
-    placed = []
+    bits, placed = place(games.moves), []
     for start, is_mine in zip(games.board.begin(len(games)), (games.is_black, ~games.is_black), strict=True):
         own = np.where(is_mine[:, :-1], bits, np.uint64(0))
         placed.append(np.bitwise_or.accumulate(np.concatenate([start[:, None], own], axis=1), axis=1))

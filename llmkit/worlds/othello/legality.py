@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llmkit.worlds.othello.board import QUARTERS
 from llmkit.worlds.othello.figures import Figure, Share, share, summarize
 from llmkit.worlds.othello.games import Games
 from llmkit.worlds.othello.predicting import Player
 from llmkit.worlds.othello.tokens import encode, legal_tokens
 
 TOPS = (3, 5)
-QUARTERS = 4
 HEAD_EPOCHS = 4
 
 
@@ -36,8 +36,9 @@ def measure_legality(player: Player, games: Games, seed: int) -> dict[str, Figur
     played = np.maximum(encode(games)[:, 1:] - 1, 0)
     kl = -np.where(legal, log_q, 0).sum(-1) / number - np.log(number)
     shares = {"top1_legal": share(is_legal[..., 0], mask)}
+    quarter = games.board.quarter(np.arange(1, games.board.num_plies))
     for i in range(QUARTERS):
-        shares[f"top1_legal_q{i + 1}"] = share(is_legal[..., 0], mask & _find_quarter(games, i))
+        shares[f"top1_legal_q{i + 1}"] = share(is_legal[..., 0], mask & (quarter == i))
     shares["legal_mass"] = share(np.where(legal, q, 0).sum(-1), mask)
     for top in TOPS:
         shares[f"top{top}_legal"] = share(is_legal[..., :top].sum(-1) / np.minimum(number, top), mask)
@@ -47,24 +48,14 @@ def measure_legality(player: Player, games: Games, seed: int) -> dict[str, Figur
     shares["floor"] = share(np.log(number), mask)
     shares["kl"] = share(kl, mask)
     even = share(np.log(legal.shape[-1]) - np.log(number), mask)
-    shares["alpha"] = Share(even.sums - shares["kl"].sums, even.sums)
+    shares["alpha"] = Share(even.sums - shares["kl"].sums, even.sums, n=int(mask.sum()))
     shares["pad_mass"] = share(pads, mask)
-    found = summarize(shares, seed)
-    return {
-        name: Figure(one.value, one.interval, int(mask.sum())) if name == "alpha" else one
-        for name, one in found.items()
-    }
+    return summarize(shares, seed)
 
 
 def find_judged(games: Games) -> NDArray[np.bool_]:
     """Tell after which prefixes, of 1 move and more, a move follows. Shape: (games, plies - 1)."""
     return np.asarray(games.moves[:, 1:] >= 0)
-
-
-def _find_quarter(games: Games, number: int) -> NDArray[np.bool_]:
-    """Tell which prefixes end in a quarter of the plies. Shape: (1, plies - 1)."""
-    plies = games.board.num_plies
-    return np.asarray(np.arange(1, plies) * QUARTERS // plies == number)[None]
 
 
 def measure_chance(games: Games, others: Games, seed: int) -> dict[str, Figure]:

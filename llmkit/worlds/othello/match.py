@@ -42,12 +42,8 @@ def train_reader(player: Player, seed: int) -> Reader:
     found = []
     for layer in range(player.num_layers + 1):
         split = probing.gather(player.read(encode(games)[:, :-1], layer), mask, asked)
-        probe = probing.train_probe(split, "relative", seed)
-        judged = split.validation
-        right = float((classify(probe, judged.x) == judged.labels["relative"]).float().mean())
-        found.append((right, layer, probe))
-    _, layer, probe = max(found, key=lambda one: one[0])
-    return Reader(probe, layer)
+        found.append(Reader(probing.train_probe(split, "relative", seed), layer))
+    return max(found, key=lambda reader: reader.probe.validated)
 
 
 class Match:

@@ -28,6 +28,7 @@ from llmkit.worlds.othello.tokens import encode, find_board
 VERSION = 1
 # The block of the stream `probe` from which each kind of games is drawn, so that none is used twice.
 BLOCKS = {"probes": 0, "choosing": 100_000, "judging": 200_000, "states": 300_000}
+CONFIG = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
 HISTORY_GAMES = 2000  # for the probe of the moves, which has a number for each pair of a square and a ply
 
 Json = dict[str, Any]
@@ -113,7 +114,7 @@ def measure(
         "board": board.size,
         "seed": seed,
         "sizes": dataclasses.asdict(sizes),
-        "model": {name: getattr(player.model.config, name, None) for name in ("model_type", *_CONFIG)},
+        "model": {name: getattr(player.model.config, name, None) for name in CONFIG},
         "num_parameters": sum(one.numel() for one in player.model.parameters()),
         "environment": runtime.describe_environment(),
         "seconds": {**seconds, "all": round(time.perf_counter() - start, 1)},
@@ -126,26 +127,21 @@ def measure(
     }
 
 
-_CONFIG = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
-
-
 def _draw(player: Player, number: int, seed: int, name: str) -> Games:
     return draw_games(player.board, number, seed, "probe", first=BLOCKS[name])
 
 
 def _measure_probes(player: Player, untrained: Player, games: Games, seed: int, tell: Tell) -> tuple[Json, Probes]:
     """Train and judge probes of every layer, with their controls."""
-    mask, asked = legality.find_judged(games), {kind: labels.label(games, kind, seed) for kind in probing.KINDS}
+    mask, asked = legality.find_judged(games), {kind: labels.label(games, kind, seed) for kind in labels.KINDS}
     probes = Probes({kind: {} for kind in asked}, {}, {})
     layers: list[Json] = []
-    validated: list[float] = []
     for layer in range(player.num_layers + 1):
         split = _gather(player, games, layer, mask, asked)
         line: Json = {"layer": layer, "linear": {}, "network": {}}
         for kind in asked:
             probe = probes.linear[kind][layer] = probing.train_probe(split, kind, seed)
             line["linear"][kind] = _judge(probe, split.test, kind, seed)
-        validated.append(_share_right(probes.linear["relative"][layer], split.validation))
         for kind in ("relative", "absolute"):
             network = probing.train_probe(split, kind, seed, is_linear=False)
             line["network"][kind] = _judge(network, split.test, kind, seed)
@@ -158,7 +154,8 @@ def _measure_probes(player: Player, untrained: Player, games: Games, seed: int, 
         line["selectivity"] = mine["accuracy"].value - line["linear"]["shuffled"]["accuracy"].value
         layers.append(line)
         tell(f"layer {layer} of {player.num_layers}: right of occupied squares {mine['occupied']}")
-    found: Json = {"layers": layers, "best_layer": int(np.argmax(validated))}
+    best = max(probes.linear["relative"].items(), key=lambda one: one[1].validated)[0]
+    found: Json = {"layers": layers, "best_layer": best}
     found["best_untrained_layer"] = int(np.argmax([one["untrained"]["relative"]["occupied"].value for one in layers]))
     found["majority"] = _judge_majority(games, mask, asked["relative"], seed)
     found["history"] = _judge_history(games, mask, asked["relative"], seed)
@@ -173,10 +170,6 @@ def _gather(
 
 def _judge(probe: Probe, rows: Rows, kind: str, seed: int) -> dict[str, Figure]:
     return probing.judge(probing.classify(probe, rows.x), rows.labels[kind], rows.games, seed)
-
-
-def _share_right(probe: Probe, rows: Rows) -> float:
-    return float((probing.classify(probe, rows.x) == rows.labels["relative"]).float().mean())
 
 
 def _judge_majority(games: Games, mask: NDArray[np.bool_], right: labels.Labels, seed: int) -> Named:

@@ -1,15 +1,16 @@
-"""Whole games: a model that plays on until the end, with detours, and one against a person."""
+"""Whole games: a model that plays on until the end, and with detours."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmkit.worlds.othello.board import Bits, pick
+from llmkit.worlds.othello.board import Bits, choose_evenly, place
 from llmkit.worlds.othello.figures import Figure, Share, summarize
 from llmkit.worlds.othello.games import Games, walk
 from llmkit.worlds.othello.predicting import Player
+from llmkit.worlds.othello.tokens import encode_moves
 
-DETOURS = (0.0, 0.1, 0.5)
+DETOURS = (0.1, 0.5)
 
 
 def measure_games(player: Player, games: Games, seed: int) -> dict[str, Figure]:
@@ -22,7 +23,7 @@ def measure_games(player: Player, games: Games, seed: int) -> dict[str, Figure]:
     """
     plies = games.board.num_plies
     plans = {f"after_{start}": (start, 0.0) for start in (1, plies // 4, plies // 2)}
-    plans |= {f"detour_{share:g}": (1, share) for share in DETOURS if share}
+    plans |= {f"detour_{share:g}": (1, share) for share in DETOURS}
     found = {}
     for name, (start, detour) in plans.items():
         whole = play_out(player, games, start, detour, seed)
@@ -45,8 +46,6 @@ def play_out(player: Player, games: Games, start: int, detour: float, seed: int)
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     bits = np.array(games.board.squares)
-    tokens = np.zeros(64, np.int64)
-    tokens[bits] = np.arange(1, len(bits) + 1)
     is_right, cache, given = np.ones(len(games), np.bool_), None, np.zeros((len(games), 0), np.int64)
 
     def choose(ply: int, legal: Bits) -> NDArray[np.int64]:
@@ -57,13 +56,12 @@ def play_out(player: Player, games: Games, start: int, detour: float, seed: int)
             q, cache = player.step(given, cache)
             given = given[:, :0]
             moves = bits[torch.multinomial(q, 1, generator=generator)[:, 0].numpy()]
-            counts = np.bitwise_count(legal).astype(np.int64)
-            drawn = pick(legal, (rng.random(len(legal)) * np.maximum(counts, 1)).astype(np.int64))
-            moves = np.where((rng.random(len(legal)) < detour) & (counts > 0), drawn, moves)
-            is_illegal = np.left_shift(np.uint64(1), moves.astype(np.uint64)) & legal == 0
-            is_right[is_illegal & (counts > 0)] = False
+            drawn = choose_evenly(legal, rng.random(len(legal)))
+            moves = np.where((rng.random(len(legal)) < detour) & (legal != 0), drawn, moves)
+            is_illegal = place(moves) & legal == 0
+            is_right[is_illegal & (legal != 0)] = False
             moves = np.where(is_illegal, -1, moves)
-        given = np.concatenate([given, tokens[np.maximum(moves, 0)][:, None] * (moves >= 0)[:, None]], axis=1)
+        given = np.concatenate([given, encode_moves(games.board, moves)[:, None]], axis=1)
         return moves
 
     walk(games.board, len(games), choose)

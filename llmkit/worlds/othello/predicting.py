@@ -1,4 +1,4 @@
-"""What a model says after a prefix of moves: probabilities of squares, and hidden states; and what chance would say."""
+"""What a model says after a prefix of moves: probabilities of squares, and hidden states."""
 
 import contextlib
 from collections.abc import Iterator

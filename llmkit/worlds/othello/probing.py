@@ -5,8 +5,8 @@
 x is scaled by its mean and one number for all its coordinates, so that directions stay what they are in the model.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,22 +54,27 @@ class Probe:
         mean: Of what it learnt from. Shape: (hidden,)
         scale: The same for all coordinates. Shape: ()
         layers: The map, or the maps.
+        validated: The share of squares that it tells right in the games by which it was chosen.
     """
 
     mean: Tensor
     scale: Tensor
     layers: Any
+    validated: float = 0.0
 
     def score(self, x: Tensor) -> Tensor:
         """Score the classes. Shape: (..., hidden) to (..., squares, 3)."""
         scores: Tensor = self.layers((x - self.mean) / self.scale)
         return scores.unflatten(-1, (-1, NUM_CLASSES))
 
-    def direction(self, square: int, source: int, target: int) -> Tensor:
-        """Find the direction, of length 1, that leads a linear probe from one class of a square to another."""
-        weight = self.layers[-1].weight.detach().unflatten(0, (-1, NUM_CLASSES))[square]
-        found: Tensor = weight[target] - weight[source]
-        return found / found.norm()
+    def directions(self, squares: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+        """Find the directions, of length 1, that lead a linear probe from one class of a square to another.
+
+        Shape: (cases,) each to (cases, hidden).
+        """
+        weight = self.layers[-1].weight.detach().unflatten(0, (-1, NUM_CLASSES))
+        found: Tensor = weight[squares, targets] - weight[squares, sources]
+        return found / found.norm(dim=1, keepdim=True)
 
 
 def begin_probe(x: Tensor, num_squares: int, seed: int, *, is_linear: bool) -> Probe:
@@ -109,7 +114,7 @@ def train_probe(split: Split, kind: str, seed: int, *, is_linear: bool = True) -
             best, kept = found, {name: value.clone() for name, value in probe.layers.state_dict().items()}
     probe.layers.load_state_dict(kept)
     probe.layers.requires_grad_(False)
-    return probe
+    return replace(probe, validated=best)
 
 
 def classify(probe: Probe, x: Tensor) -> Tensor:
@@ -197,6 +202,3 @@ def one_hot_history(ids: NDArray[np.int64], num_squares: int) -> Tensor:
     game, ply = np.nonzero(ids)
     found[game, ply, ply, ids[game, ply] - 1] = 1
     return torch.from_numpy(np.maximum.accumulate(found, axis=1).reshape(games, plies, -1))
-
-
-KINDS: Sequence[str] = ("relative", "absolute", "shuffled", "no_flips")

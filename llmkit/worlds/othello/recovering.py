@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmkit.worlds.othello.board import Bits, pick
+from llmkit.worlds.othello.board import QUARTERS, Bits, choose_evenly
 from llmkit.worlds.othello.figures import Figure, Share, summarize
 from llmkit.worlds.othello.games import Games, walk
 from llmkit.worlds.othello.predicting import Ids, Player
@@ -29,7 +29,6 @@ from llmkit.worlds.othello.transposing import Pairs, cut_moves, follow
 
 EPSILONS = (0.01, 0.001, 0.05)
 SAMPLES = 30  # suffixes of a prefix
-QUARTERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +56,7 @@ def measure_compression(player: Player, pairs: Pairs, epsilon: float, seed: int)
     drawn = sample(player, pairs.first, pairs.plies, epsilon, seed)
     accepted = count_accepted(player, _repeat(pairs.second), drawn, epsilon)
     is_alike = np.where((accepted >= drawn.lengths).reshape(len(pairs), SAMPLES).all(axis=1), 1.0, 0.0)
-    quarter = pairs.plies * QUARTERS // (pairs.first.board.num_plies + 1)
+    quarter = pairs.first.board.quarter(pairs.plies)
     shares = {"compression": Share(is_alike, np.ones(len(pairs)))}
     for i in range(QUARTERS):
         counted = np.where(quarter == i, 1.0, 0.0)
@@ -112,9 +111,7 @@ def continue_at_random(games: Games, plies: NDArray[np.int64], seed: int) -> Suf
     moves, rng = cut_moves(many.moves, ends), np.random.default_rng(seed)
 
     def choose(ply: int, legal: Bits) -> NDArray[np.int64]:
-        counts = np.bitwise_count(legal).astype(np.int64)
-        drawn = np.where(counts > 0, pick(legal, (rng.random(len(legal)) * counts).astype(np.int64)), -1)
-        return np.where(ply < ends, moves[:, ply], drawn)
+        return np.where(ply < ends, moves[:, ply], choose_evenly(legal, rng.random(len(legal))))
 
     whole = encode(walk(games.board, len(many), choose))
     columns = np.minimum(np.arange(whole.shape[1]) + ends[:, None], whole.shape[1] - 1)

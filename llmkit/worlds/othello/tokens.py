@@ -48,9 +48,14 @@ def find_board(tokenizer: Any) -> Board:
 
 def encode(games: Games) -> Ids:
     """Turn moves into ids, 0 after the end. Shape: (games, plies)."""
+    return encode_moves(games.board, games.moves)
+
+
+def encode_moves(board: Board, moves: NDArray[np.integer]) -> Ids:
+    """Turn the bits of squares into ids, -1 into 0. Shape: as `moves`."""
     table = np.zeros(65, np.int64)
-    table[list(games.board.squares)] = np.arange(1, games.board.num_plies + 1)
-    return table[games.moves]  # -1 is the last of the table: 0
+    table[list(board.squares)] = np.arange(1, board.num_plies + 1)
+    return np.asarray(table[moves])  # -1 is the last of the table: 0
 
 
 def legal_tokens(games: Games) -> NDArray[np.bool_]:
