@@ -191,3 +191,4 @@ def test_the_presets_are_of_their_board(size):
     plies = size**2 - 4
     assert (recipe.data.max_length, recipe.model.config["n_positions"]) == (plies, plies)
     assert (recipe.data.pack, recipe.data.end_of_text) == (False, False)
+    assert recipe.train.mixed_precision == (None if size == 8 else "no")

@@ -152,3 +152,7 @@ def test_a_wthor_file_that_is_missing_or_cut_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DamagedError, match="is no WTHOR file"):
         read_games(path)
+
+
+def test_a_prefix_ends_in_a_quarter_of_the_plies():
+    assert Board(6).quarter(np.array([1, 7, 8, 15, 16, 24, 31])).tolist() == [0, 0, 1, 1, 2, 3, 3]
