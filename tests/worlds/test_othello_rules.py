@@ -156,3 +156,10 @@ def test_a_wthor_file_that_is_missing_or_cut_is_told(tmp_path):
 
 def test_a_prefix_ends_in_a_quarter_of_the_plies():
     assert Board(6).quarter(np.array([1, 7, 8, 15, 16, 24, 31])).tolist() == [0, 0, 1, 1, 2, 3, 3]
+
+
+def test_one_of_the_games_of_validation_was_trained_on():
+    """As docs/concepts/world-models.md says: with the games of its commands."""
+    learnt = {moves.tobytes() for moves in draw_games(Board(6), 380_000, 1, "train").moves}
+    held = draw_games(Board(6), 20_000, 0, "validation").moves
+    assert sum(moves.tobytes() in learnt for moves in held) == 1
