@@ -63,6 +63,7 @@ def test_a_run_learns_moves_and_its_states_hold_some_of_the_board(found):
     best = probes["layers"][probes["best_layer"]]
     assert best["linear"]["relative"]["occupied"]["value"] > probes["majority"]["occupied"]["value"]
     assert best["selectivity"] > 0.1
+    assert best["layer"] > 0  # embeddings know no board
     edits = found["interventions"]["ways"]
     assert edits["probe"]["error"]["value"] < edits["null"]["error"]["value"]
 

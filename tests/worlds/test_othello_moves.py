@@ -35,7 +35,7 @@ def test_one_that_knows_the_rules_has_the_best_of_every_figure(games):
     assert found["kl"].value == pytest.approx(0, abs=1e-6)
     assert found["alpha"].value == pytest.approx(1, abs=1e-6)
     assert found["pad_mass"].value == 0
-    assert found["top1_legal"].n == int((games.moves[:, 1:] >= 0).sum())
+    assert found["top1_legal"].n == found["alpha"].n == int((games.moves[:, 1:] >= 0).sum())
     assert floor == pytest.approx(1.5358, abs=0.02)  # of random games, measured on 100,000
 
 
