@@ -53,6 +53,7 @@ def listen() -> None:
     logger = logging.getLogger("llmkit")
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that it can do without
     NOTES.begin()
     if NOTES not in logger.handlers:
         logger.addHandler(NOTES)

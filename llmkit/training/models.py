@@ -182,12 +182,24 @@ def _load(spec: ModelSpec, tokenizer: Any, task: str, quantization: Mapping[str,
         raise InputError(
             f"model.tokenizer: it has {len(tokenizer):,} tokens, the embedding of {spec.name} {rows:,} rows"
         )
+    if quantization is not None:
+        _keep_gradients(model)
     if spec.attn_implementation is not None:
         try:
             model.set_attn_implementation(spec.attn_implementation)
         except (ValueError, ImportError) as err:
             raise InputError(f"model.attn_implementation: {_join_lines(err)}") from err
     return model
+
+
+def _keep_gradients(model: Any) -> None:
+    """Keep 4-bit weights on a CPU as they are: packed for reading, at the first evaluation, they pass no gradient on.
+
+    Source: `Linear4bit.forward` and `matmul_4bit` of bitsandbytes 0.50.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _special_ids(tokenizer: Any) -> dict[str, int | None]:

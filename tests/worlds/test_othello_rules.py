@@ -105,7 +105,8 @@ def test_pick_finds_each_bit_by_its_rank():
         assert pick(many, np.arange(len(places))).tolist() == places.tolist()
 
 
-def test_all_championship_games_are_legal_to_the_end():
+@pytest.mark.parametrize("every", [400, pytest.param(1, marks=pytest.mark.slow)])
+def test_all_championship_games_are_legal_to_the_end(every):
     folder = DATA / "othello"
     if not folder.is_dir():
         pytest.skip("no WTHOR files at hand")
@@ -114,7 +115,7 @@ def test_all_championship_games_are_legal_to_the_end():
     for path in paths:
         games = read_games(path)
         number += len(games)
-        for row in range(0, len(games), 400):
+        for row in range(0, len(games), every):
             follow_slowly(games, row)
     assert (len(paths), number) == (20, 61_549)
 
