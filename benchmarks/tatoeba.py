@@ -3,7 +3,7 @@
 Many sentences have several translations: a split by rows would put one of them into training and another into the test.
 Pairs that share a side, but for case, punctuation and script, stand in one group, and a group goes to one part whole.
 The Chinese is simplified and traditional mixed. Where it is to be written, it is brought to simplified by OpenCC; where
-it is to be read, training sees both forms.
+it is to be read, training sees both forms. A third direction, en-hant, has the pairs that are traditional alone.
 
     pip install opencc
     python -m benchmarks tatoeba $LLMKIT_DATA/translation/tatoeba_en_zh.tsv -o tatoeba
@@ -73,14 +73,14 @@ def write(path: Path, rows: Iterable[Pair]) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Write en-zh and zh-en, each as train.jsonl, dev.jsonl and test.jsonl."""
+    """Write en-zh, zh-en and en-hant, each as train.jsonl, dev.jsonl and test.jsonl."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks tatoeba")
     parser.add_argument("file", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
     lines = args.file.read_text(encoding="utf-8").splitlines()
     parts = split([(english, chinese) for english, chinese in (line.split("\t") for line in lines)])
-    for direction in ("en-zh", "zh-en"):
+    for direction in ("en-zh", "zh-en", "en-hant"):
         (args.output / direction).mkdir(parents=True, exist_ok=True)
     for name, pairs in parts.items():
         written = [(english, SIMPLIFY.convert(chinese)) for english, chinese in pairs]
@@ -89,4 +89,8 @@ def main(argv: list[str]) -> None:
             read += [(chinese, english) for english, chinese in written]
         to_chinese = write(args.output / "en-zh" / f"{name}.jsonl", written)
         to_english = write(args.output / "zh-en" / f"{name}.jsonl", read)
-        print(f"{name}: {to_chinese:,} pairs en-zh, {to_english:,} zh-en, of {len(pairs):,}")
+        traditional = [(english, chinese) for english, chinese in pairs if SIMPLIFY.convert(chinese) != chinese]
+        to_traditional = write(args.output / "en-hant" / f"{name}.jsonl", traditional)
+        print(
+            f"{name}: {to_chinese:,} pairs en-zh, {to_english:,} zh-en, {to_traditional:,} en-hant, of {len(pairs):,}"
+        )

@@ -31,13 +31,17 @@ def test_order_of_groups_depends_on_their_sentences_alone():
 def test_parts_share_no_sentence_and_lose_none(data, tmp_path):
     path = data / "translation" / "tatoeba_en_zh.tsv"
     tatoeba.main([str(path), "-o", str(tmp_path)])
-    for direction in ("en-zh", "zh-en"):
+    whole = {"train": 18_000, "dev": 499, "test": 999}
+    least = {"en-zh": whole, "zh-en": whole, "en-hant": {"train": 9_000, "dev": 250, "test": 500}}
+    for direction, sizes in least.items():
         parts = {}
-        for name in ("train", "dev", "test"):
+        for name, size in sizes.items():
             lines = (tmp_path / direction / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
             rows = [json.loads(line) for line in lines]
             parts[name] = [{tatoeba.find_key(row[side]) for row in rows} for side in ("source", "target")]
-            assert len(rows) >= {"dev": 499, "test": 999}.get(name, 18_000)
+            assert len(rows) >= size
+            if direction == "en-hant":
+                assert all(tatoeba.SIMPLIFY.convert(row["target"]) != row["target"] for row in rows)
         for side in (0, 1):
             assert not parts["test"][side] & (parts["train"][side] | parts["dev"][side])
             assert not parts["dev"][side] & parts["train"][side]
