@@ -1,4 +1,4 @@
-"""Othello the slow and obvious way: a dict of squares, black 1 and white 0, walked disc by disc."""
+"""Othello the slow and obvious way: a dict of squares, black 1 and white 0, walked disc by disc; files of games."""
 
 WAYS = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b]
 
@@ -54,3 +54,12 @@ def to_square(bit):
 def to_bits(squares):
     """Squares as a bitboard."""
     return sum(1 << (8 * row + column) for column, row in squares)
+
+
+def write_wthor(path, records, **changes):
+    """Write a WTHOR file: of each game its moves, 10 times the row plus the column."""
+    header = bytearray(16)
+    header[4:8] = len(records).to_bytes(4, "little")
+    header[12] = changes.get("size", 8)
+    path.write_bytes(bytes(header) + b"".join(bytes(8) + bytes(moves) + bytes(60 - len(moves)) for moves in records))
+    return path

@@ -42,28 +42,39 @@ def othello_group() -> None:
 @othello.command("games")
 def games(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The folder to write.")],
-    num_games: Annotated[int, typer.Option("--num-games", help="How many.")],
+    num_games: Annotated[int | None, typer.Option("--num-games", help="How many.")] = None,
     board: Annotated[int, typer.Option("--board", help="Rows of the board: 4, 6 or 8.")] = 8,
     seed: Seed = 0,
+    wthor: Annotated[
+        list[Path] | None,
+        typer.Option("--wthor", metavar="FILE", help="Games of championships, in the place of drawn ones; repeatable."),
+    ] = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Draw random games, as tokens that `llmkit pretrain othello-6x6 data.path=OUT` reads."""
     render.NOTES.quiet = quiet
-    if num_games < 1:
+    if (num_games is None) == (not wthor):
+        raise InputError("expected --num-games, or --wthor with files of championships")
+    if num_games is not None and num_games < 1:
         raise InputError(f"--num-games must be 1 or more, got {num_games}")
     _check_seed(seed)
     from llmkit.worlds.othello.board import Board
 
     size = Board(board)
+    if wthor and size != Board(8):
+        raise InputError(f"championships are played on 8 rows, got --board {board}")
     if output.exists() and not overwrite:
         raise InputError(f"{output} exists already", hint="--overwrite replaces it")
     if output.exists() and not (output / "shards.json").is_file():
         raise InputError(f"{output} holds no games; expected a new folder")
-    from llmkit.worlds.othello.tokens import write_games
+    from llmkit.worlds.othello.tokens import write_championships, write_games
 
-    write_games(size, num_games, seed, output)
+    if num_games is None:
+        write_championships(wthor or [], output)
+    else:
+        write_games(size, num_games, seed, output)
     render.write(f"{output}\n")
 
 

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from othello_rules import write_wthor
 from transformers import AutoTokenizer
 
 from llmkit.cli.main import run
@@ -56,13 +57,31 @@ def test_games_are_token_shards_with_their_tokenizer(place):
     assert tokenizer.pad_token_id == 0
 
 
+def test_championships_are_written_in_the_same_form(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_wthor(tmp_path / "a.wtb", [[56, 64, 53]])
+    write_wthor(tmp_path / "b.wtb", [[56, 66, 65]])
+    assert run(["world", "othello", "games", "--wthor", "a.wtb", "--wthor", "b.wtb", "-o", "games"]) == 0
+    store, tokenizer = TokenStore.open(tmp_path / "games"), AutoTokenizer.from_pretrained(tmp_path / "games")
+    assert store.num_documents == 2
+    assert tokenizer.decode(store.read(0, store.num_tokens)) == "f5 d6 c5 f5 f6 e6"
+    facts = json.loads((tmp_path / "games" / "shards.json").read_text(encoding="utf-8"))
+    assert (facts["board"], facts["files"]) == (8, ["a.wtb", "b.wtb"])
+
+
 def test_a_run_learns_moves_and_its_states_hold_some_of_the_board(found):
     moves, probes = found["moves"], found["probes"]
     assert moves["model"]["top1_legal"]["value"] > 0.85
     assert moves["untrained"]["top1_legal"]["value"] < 0.5
     best = probes["layers"][probes["best_layer"]]
     assert best["linear"]["relative"]["occupied"]["value"] > probes["majority"]["occupied"]["value"]
-    assert best["selectivity"] > 0.1
+    assert best["selectivity"]["value"] > 0.1
+    shuffled = best["linear"]["shuffled"]["accuracy"]["value"]
+    assert best["selectivity"]["value"] == pytest.approx(best["linear"]["relative"]["accuracy"]["value"] - shuffled)
+    assert best["selectivity"]["interval"][0] > 0
+    assert probes["history"]["accuracy"]["n"] == best["linear"]["relative"]["accuracy"]["n"]
+    low, high = best["linear"]["relative"]["recall"]["interval"]
+    assert low < best["linear"]["relative"]["recall"]["value"] < high
     assert best["layer"] > 0  # embeddings know no board
     edits = found["interventions"]["ways"]
     assert edits["probe"]["error"]["value"] < edits["null"]["error"]["value"]
@@ -101,8 +120,18 @@ def test_the_page_holds_curves_boards_and_figures_and_asks_for_nothing(place, fo
     assert "nearly every game that is held out was trained on" in page
     assert page.count('aria-label="board"') == 3 * len(found["examples"]["game"]["boards"]) + 3
     assert page.count("<figure>") == 3
-    value = found["moves"]["model"]["top1_legal"]
-    assert f"{value['value']:.4f} [{value['interval'][0]:.4f}, {value['interval'][1]:.4f}]" in page
+    best, states = found["probes"]["layers"][found["probes"]["best_layer"]], found["states"]["epsilon_0.01"]
+    for value in (
+        found["moves"]["model"]["top1_legal"],
+        best["selectivity"],
+        best["linear"]["relative"]["recall"],
+        best["linear"]["no_flips"]["occupied"],
+        best["network"]["absolute"]["occupied"],
+        states["compression_q3"],
+        states["recall_empty"],
+    ):
+        assert f"{value['value']:.4f} [{value['interval'][0]:.4f}, {value['interval'][1]:.4f}]" in page
+    assert f"{found['states']['num_left_out']} more were drawn, and are of one." in page
 
 
 def play(text, arguments, monkeypatch):
@@ -136,6 +165,16 @@ def test_the_model_begins_where_you_are_white(place, monkeypatch, capsys):
     [
         (["games", "--board", "5", "--num-games", "9", "-o", "x"], "unknown board, got 5; expected 4, 6 or 8"),
         (["games", "--board", "4", "--num-games", "0", "-o", "x"], "--num-games must be 1 or more, got 0"),
+        (["games", "-o", "x"], "expected --num-games, or --wthor with files of championships"),
+        (
+            ["games", "--wthor", "a.wtb", "--num-games", "9", "-o", "x"],
+            "expected --num-games, or --wthor with files of championships",
+        ),
+        (
+            ["games", "--wthor", "a.wtb", "--board", "6", "-o", "x"],
+            "championships are played on 8 rows, got --board 6",
+        ),
+        (["games", "--wthor", "a.wtb", "-o", "x"], "no such file: a.wtb"),
         (
             ["games", "--num-games", "9", "--seed", "-1", "-o", "x"],
             "--seed must be 0 or more, got -1",

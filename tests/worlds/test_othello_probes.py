@@ -1,14 +1,17 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import transformers
+from othello_players import Oracle
 from othello_rules import Table, to_bits, to_square
 
 from llmkit.hidden_states import reading
-from llmkit.worlds.othello import intervening, labels, probing
+from llmkit.worlds.othello import intervening, labels, measuring, probing
 from llmkit.worlds.othello.board import Board
 from llmkit.worlds.othello.games import draw_games
-from llmkit.worlds.othello.legality import find_judged
+from llmkit.worlds.othello.legality import find_judged, measure_head
 from llmkit.worlds.othello.predicting import Player
 from llmkit.worlds.othello.tokens import encode
 
@@ -113,6 +116,62 @@ def test_judge_counts_as_a_walk_does():
     assert judged["board"].value == pytest.approx((a == b).all(axis=1).mean())
     assert judged["recall"].value == pytest.approx(np.mean([(a == b)[b == i].mean() for i in range(3)]))
     assert judged["occupied"].n == int((b != 2).sum())
+    low, high = judged["recall"].interval
+    assert low < judged["recall"].value < high
+    assert set(judged) == {"accuracy", "occupied", "board", "recall"}
+
+
+def test_controls_are_judged_on_the_games_that_judge_the_probes(games):
+    mask, right = find_judged(games), labels.label(games, "relative")
+    *_, judged = probing.split_games(len(games))
+    most = probing.find_majority(right[: judged[0]][:120], mask[:120])
+    expected = np.mean((most == right[judged])[mask[judged]])
+    for judge in (measuring._judge_majority, measuring._judge_history):
+        assert judge(games, mask, right, 0)["accuracy"].n == mask[judged].sum() * 36
+    assert measuring._judge_majority(games, mask, right, 0)["accuracy"].value == pytest.approx(expected)
+
+
+def test_whole_numbers_are_probed_as_their_floats_are(games):
+    mask, right = find_judged(games), {"relative": labels.label(games, "relative")}
+    x = probing.one_hot_history(encode(games)[:, :-1], 32)
+    found = []
+    for values in (x, x.float()):
+        split = probing.gather(values, mask, right)
+        assert split.train.x.dtype == values.dtype
+        probe = probing.train_probe(split, "relative", 0)
+        found.append(probing.classify(probe, split.test.x))
+    assert torch.equal(*found)
+
+
+def test_a_head_finds_the_legal_moves_where_hidden_states_tell_them(games):
+    """Hidden states that are the legal squares, and such as say nothing."""
+    oracle, others = Oracle(None, games.board), draw_games(games.board, 600, 32, "probe")
+    found = []
+    for sign in (1.0, 0.0):
+
+        def read(ids, layer, sign=sign):
+            return sign * torch.from_numpy(oracle.predict(ids)[0]).exp()
+
+        told = SimpleNamespace(num_layers=1, read=read)
+        found.append(measure_head(told, games, others, 0)["untrained_head"])
+    assert found[0].value > 0.95
+    assert found[1].value < 0.3
+    assert found[0].n == find_judged(games).sum()
+
+
+def test_selectivity_is_the_difference_of_two_accuracies(games, player):
+    mask = find_judged(games)
+    asked = {kind: labels.label(games, kind) for kind in ("relative", "shuffled")}
+    split = probing.gather(player.read(encode(games)[:, :-1], 1), mask, asked)
+    probes = {kind: probing.train_probe(split, kind, 0) for kind in asked}
+    found = probing.find_selectivity(probes["relative"], probes["shuffled"], split.test, 0)
+    right = {
+        kind: float((probing.classify(probe, split.test.x) == split.test.labels[kind]).float().mean())
+        for kind, probe in probes.items()
+    }
+    assert found.value == pytest.approx(right["relative"] - right["shuffled"], abs=1e-6)
+    assert found.interval[0] < found.value < found.interval[1]
+    assert found.n == split.test.labels["relative"].numel()
 
 
 def test_the_majority_is_of_each_ply_and_square(games):
@@ -193,6 +252,17 @@ def test_a_direction_leads_from_one_class_to_the_other(probes):
     way = ways[1]
     before, after = probe.score(x)[0, 7], probe.score(x + way)[0, 7]
     assert float((after[1] - after[0]) - (before[1] - before[0])) > 0
+
+
+def test_the_edit_with_the_least_error_on_other_cases_is_chosen(monkeypatch):
+    """Errors are planted: the least at layer 2 with alpha 4, and by gradients at layer 3."""
+    monkeypatch.setattr(intervening, "steer", lambda probes, cases, first, alpha: (first, alpha))
+    monkeypatch.setattr(intervening, "follow_gradient", lambda networks, cases, first: (first, 0))
+    monkeypatch.setattr(intervening, "predict_edited", lambda player, cases, shift: shift)
+    monkeypatch.setattr(intervening, "find_error", lambda q, cases: abs(q[0] - 2) + abs(q[1] - 4))
+    assert intervening.choose_edit(None, {1: None, 2: None, 3: None}, None) == (2, 4.0)
+    monkeypatch.setattr(intervening, "find_error", lambda q, cases: abs(q[0] - 3))
+    assert intervening.choose_first(None, {1: None, 2: None, 3: None}, None) == 3
 
 
 def test_steps_by_gradients_end_where_the_network_reads_the_turned_disc(games, player, probes):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from conftest import DATA
-from othello_rules import Table, to_bits, to_square
+from othello_rules import Table, to_bits, to_square, write_wthor
 
 from llmkit.errors import DamagedError, InputError
 from llmkit.worlds.othello.board import SIZES, Board, name, pick, unpack
@@ -118,14 +118,6 @@ def test_all_championship_games_are_legal_to_the_end(every):
         for row in range(0, len(games), every):
             follow_slowly(games, row)
     assert (len(paths), number) == (20, 61_549)
-
-
-def write_wthor(path, records, **changes):
-    header = bytearray(16)
-    header[4:8] = len(records).to_bytes(4, "little")
-    header[12] = changes.get("size", 8)
-    path.write_bytes(bytes(header) + b"".join(bytes(8) + bytes(moves) + bytes(60 - len(moves)) for moves in records))
-    return path
 
 
 def test_wthor_moves_are_ten_times_the_row_plus_the_column(tmp_path):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from othello_players import Even, Oracle
+from othello_players import Even, Halved, Leaky, Oracle
 from othello_rules import Table, to_square
 
 from llmkit.worlds.othello import recovering, transposing
@@ -15,7 +15,14 @@ from llmkit.worlds.othello.recovering import (
     sample,
 )
 from llmkit.worlds.othello.tokens import encode
-from llmkit.worlds.othello.transposing import compare_predictions, follow, pair_at_random, transpose
+from llmkit.worlds.othello.transposing import (
+    Pairs,
+    compare_predictions,
+    follow,
+    number_states,
+    pair_at_random,
+    transpose,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,7 @@ def alike(games):
 
 @pytest.fixture(scope="module")
 def apart(games):
-    return pair_at_random(games, 40, 4)
+    return pair_at_random(games, 40, 4)[0]
 
 
 def stand(games, row, plies):
@@ -78,6 +85,68 @@ def test_one_that_accepts_everything_compresses_all_and_tells_nothing_apart(game
     assert found["precision"].value == 1.0  # a boundary that is empty counts as 1
 
 
+@pytest.fixture(scope="module")
+def halved(games):
+    """A player that knows the rules after half the openings, pairs of one state, and where it knows them of each."""
+    player, pairs = Halved(None, games.board), transpose(games, 4)
+    # up to 24 moves a game that goes on blindly is never legal to its end
+    pairs = pairs.take(np.flatnonzero((pairs.plies >= 5) & (pairs.plies < 25)))
+    return player, pairs, *(player.knows(encode(one)) for one in (pairs.first, pairs.second))
+
+
+def test_compression_is_lost_where_the_second_way_is_taken_otherwise(games, halved):
+    """Suffixes of all squares alike are refused by one that knows the rules; legal ones are accepted by both."""
+    player, pairs, first, second = halved
+    kept = np.flatnonzero(first != second)[:24]
+    found, lost = measure_compression(player, pairs.take(kept), 0.01, 0), second[kept]
+    assert 0.2 < lost.mean() < 0.8
+    assert found["compression"].value == pytest.approx(1 - lost.mean())
+    quarters = games.board.quarter(pairs.plies[kept])
+    for i in np.unique(quarters):
+        assert found[f"compression_q{i + 1}"].value == pytest.approx(1 - lost[quarters == i].mean())
+        assert found[f"compression_q{i + 1}"].n == (quarters == i).sum()
+
+
+def test_a_state_counts_once_in_compression_however_many_pairs_it_has(halved):
+    player, pairs, first, second = halved
+    lost, kept = (np.flatnonzero((first != second) & (second == one))[0] for one in (True, False))
+    some = pairs.take(np.array([kept, lost, lost, lost]))
+    assert number_states(some).tolist() in ([0, 1, 1, 1], [1, 0, 0, 0])
+    found = measure_compression(player, some, 0.01, 0)["compression"]
+    assert (found.value, found.n) == (0.5, 2)
+
+
+def test_states_are_numbered_by_their_board_and_their_side(alike):
+    seen = {}
+    for row, number in enumerate(number_states(alike).tolist()):
+        seen.setdefault(number, set()).add(stand(alike.first, row, alike.plies[row]))
+    assert len(seen) > 500
+    assert {len(states) for states in seen.values()} == {1}
+    one = alike.first.take(np.array([0, 0]))
+    sides = np.stack([one.is_black[0], ~one.is_black[0]])
+    turned = Games(one.board, one.moves, one.own, one.opp, one.legal, sides)
+    assert number_states(Pairs(turned, turned, alike.plies[[0, 0]])).tolist() in ([0, 1], [1, 0])
+
+
+def test_predictions_after_two_ways_are_compared_square_by_square(games, halved):
+    """Of n squares of 32 that are legal, 1 / n and 1 / 32 each: they differ by 1 - n / 32."""
+    player, pairs, first, second = halved
+    kept = np.flatnonzero(first != second)[:30]
+    found = compare_predictions(player, pairs.take(kept), 0)
+    legal = [pairs.first.legal[row, pairs.plies[row]] for row in kept]
+    assert found["total_variation"].value == pytest.approx(1 - np.bitwise_count(legal).mean() / 32, abs=1e-6)
+    differs = np.mean([not int(bits) >> games.board.squares[0] & 1 for bits in legal])  # of squares alike the first
+    assert 0.5 < differs <= 1
+    assert found["top1_differs"].value == pytest.approx(differs)
+
+
+def test_tokens_that_are_not_accepted_are_never_drawn(games, apart):
+    player, some = Leaky(None, games.board), apart.take(np.arange(6))
+    for epsilon, is_legal in ((0.01, True), (0.001, False)):
+        drawn = sample(player, some.first, some.plies, epsilon, 0)
+        assert bool((follow(drawn.games, drawn.plies, drawn.ids)[0] == drawn.lengths).all()) == is_legal
+
+
 def test_suffixes_go_on_from_their_prefix_legally_where_the_rules_are_known(games, apart):
     drawn = sample(Oracle(None, games.board), apart.first, apart.plies, 0.01, 0)
     assert len(drawn.ids) == len(apart) * SAMPLES
@@ -120,7 +189,8 @@ def test_states_are_told_apart_by_the_side_to_move_too(games):
 
 def test_pairs_of_one_state_are_left_out():
     """On 4 by 4 squares a fifth of the pairs of prefixes of one or two moves are one state."""
-    pairs = pair_at_random(draw_games(Board(4), 400, 5, "probe"), 300, 5)
+    pairs, num_left_out = pair_at_random(draw_games(Board(4), 400, 5, "probe"), 300, 5)
+    assert 10 < num_left_out < 100
     early = np.flatnonzero(pairs.plies <= 2)
     assert len(early) > 20
     for row in early:

@@ -50,20 +50,31 @@ def share(values: NDArray[np.generic], mask: NDArray[np.bool_]) -> Share:
     return Share(np.where(mask, values, 0).astype(np.float64).sum(axis=axes), mask.sum(axis=axes).astype(np.float64))
 
 
-def summarize(shares: Mapping[str, Share], seed: int) -> dict[str, Figure]:
-    """Compute means and their intervals; a share without any value is left out."""
+def summarize(
+    shares: Mapping[str, Share], seed: int, *, means: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, Figure]:
+    """Compute means and their intervals; a share without any value is left out.
+
+    Args:
+        shares: What each mean is made of.
+        seed: Of the intervals.
+        means: Figures that stand in the place of others: a name, and the shares of which it is the plain mean.
+    """
     kept = {name: one for name, one in shares.items() if one.counts.sum() > 0}
     if not kept:
         return {}
     sums, counts = (np.stack([getattr(one, field) for one in kept.values()], 1) for field in ("sums", "counts"))
 
+    sizes = {name: round(float(one.counts.sum())) if one.n is None else one.n for name, one in kept.items()}
+    parts = {name: [one for one in of if one in kept] for name, of in (means or {}).items()}
+
     def score(weights: Floats) -> dict[str, float]:
         with np.errstate(invalid="ignore"):  # a draw may hold no game that counts
-            return dict(zip(kept, (weights @ sums / (weights @ counts)).tolist(), strict=True))
+            found = dict(zip(kept, (weights @ sums / (weights @ counts)).tolist(), strict=True))
+        return found | {name: float(np.mean([found[one] for one in of])) for name, of in parts.items()}
 
     drawn = Sums(len(sums), score)
     values, intervals = drawn.metrics(), drawn.intervals(seed)
-    return {
-        name: Figure(values[name], intervals.get(name), round(float(one.counts.sum())) if one.n is None else one.n)
-        for name, one in kept.items()
-    }
+    sizes |= {name: sum(sizes[one] for one in of) for name, of in parts.items()}
+    replaced = {one for of in parts.values() for one in of}
+    return {name: Figure(values[name], intervals.get(name), n) for name, n in sizes.items() if name not in replaced}

@@ -17,6 +17,7 @@ from llmkit.errors import DamagedError, InputError
 from llmkit.loading import Loaded
 from llmkit.recipe.reading import read_recipe
 from llmkit.worlds.othello import intervening, labels, legality, playing, probing, recovering, transposing
+from llmkit.worlds.othello.board import SIZES
 from llmkit.worlds.othello.figures import Figure
 from llmkit.worlds.othello.games import Games, draw_games
 from llmkit.worlds.othello.intervening import Cases
@@ -29,7 +30,9 @@ VERSION = 1
 # The block of the stream `probe` from which each kind of games is drawn, so that none is used twice.
 BLOCKS = {"probes": 0, "choosing": 100_000, "judging": 200_000, "states": 300_000}
 CONFIG = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
-HISTORY_GAMES = 2000  # for the probe of the moves, which has a number for each pair of a square and a ply
+SMALL = (
+    "On 4 by 4 squares nearly every game that is held out was trained on: these figures show that all runs, no more."
+)
 
 Json = dict[str, Any]
 Named = Mapping[str, Figure]
@@ -151,7 +154,8 @@ def _measure_probes(player: Player, untrained: Player, games: Games, seed: int, 
         probes.untrained[layer] = probing.train_probe(bare, "relative", seed)
         line["untrained"] = {"relative": _judge(probes.untrained[layer], bare.test, "relative", seed)}
         mine = line["linear"]["relative"]
-        line["selectivity"] = mine["accuracy"].value - line["linear"]["shuffled"]["accuracy"].value
+        pair = probes.linear["relative"][layer], probes.linear["shuffled"][layer]
+        line["selectivity"] = probing.find_selectivity(*pair, split.test, seed)
         layers.append(line)
         tell(f"layer {layer} of {player.num_layers}: right of occupied squares {mine['occupied']}")
     best = max(probes.linear["relative"].items(), key=lambda one: one[1].validated)[0]
@@ -181,9 +185,8 @@ def _judge_majority(games: Games, mask: NDArray[np.bool_], right: labels.Labels,
 
 
 def _judge_history(games: Games, mask: NDArray[np.bool_], right: labels.Labels, seed: int) -> Named:
-    some = games.take(slice(0, HISTORY_GAMES))
-    x = probing.one_hot_history(encode(some)[:, :-1], games.board.num_plies)
-    split = probing.gather(x, mask[: len(some)], {"relative": right[: len(some)]})
+    x = probing.one_hot_history(encode(games)[:, :-1], games.board.num_plies)
+    split = probing.gather(x, mask, {"relative": right})
     return _judge(probing.train_probe(split, "relative", seed), split.test, "relative", seed)
 
 
@@ -217,9 +220,10 @@ def _measure_edits(player: Player, probes: Probes, number: int, seed: int) -> tu
 def _measure_states(player: Player, number: int, seed: int) -> Json:
     """Measure whether prefixes of one state are taken alike, and states told apart."""
     games = _draw(player, max(16 * number, 1000), seed, "states")
-    alike, apart = transposing.transpose(games, seed), transposing.pair_at_random(games, number, seed)
+    alike, (apart, num_left_out) = transposing.transpose(games, seed), transposing.pair_at_random(games, number, seed)
     some = alike.take(np.arange(min(number, len(alike))))
     found: Json = {"num_prefixes": len(games), "num_transposed": len(alike), "num_pairs": len(some)}
+    found |= {"num_apart": len(apart), "num_left_out": num_left_out}
     found["agreement"] = transposing.compare_predictions(player, alike, seed)
     for epsilon in recovering.EPSILONS:
         compression = recovering.measure_compression(player, some, epsilon, seed)
@@ -239,6 +243,8 @@ def to_plain(value: object) -> object:
 
 def list_lines(found: Json) -> Iterator[str]:
     """List what matters most of a measurement, in lines."""
+    if found["board"] == min(SIZES):
+        yield SMALL
     moves, probes, edits = found["moves"], found["probes"], found["interventions"]["ways"]
     best = probes["layers"][probes["best_layer"]]
     bare = probes["layers"][probes["best_untrained_layer"]]["untrained"]["relative"]

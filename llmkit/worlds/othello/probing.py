@@ -84,7 +84,8 @@ def begin_probe(x: Tensor, num_squares: int, seed: int, *, is_linear: bool) -> P
         torch.manual_seed(seed)
         inner = () if is_linear else (torch.nn.Linear(width, HIDDEN), torch.nn.ReLU())
         layers = torch.nn.Sequential(*inner, torch.nn.Linear(width if is_linear else HIDDEN, size))
-    return Probe(x.mean(0), x.std() + 1e-6, layers.to(x.device))
+    scale = (x if x.is_floating_point() else x[: 16 * BATCH].float()).std()
+    return Probe(x.mean(0, dtype=torch.float32), scale + 1e-6, layers.to(x.device))
 
 
 def split_games(number: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -137,26 +138,36 @@ def judge(found: Tensor, right: Tensor, games: NDArray[np.int64], seed: int) -> 
         `board`, the share of positions in which every square is right.
     """
     is_right, labels = (found == right).cpu().numpy(), right.cpu().numpy()
-    number = int(games.max()) + 1 if len(games) else 0
-
-    def add_up(values: NDArray[np.generic]) -> NDArray[np.float64]:
-        return np.bincount(games, values.astype(np.float64), minlength=number).astype(np.float64)
 
     def count(mask: NDArray[np.bool_]) -> Share:
-        return Share(add_up((is_right & mask).sum(1)), add_up(mask.sum(1)))
+        return Share(_add_up(games, (is_right & mask).sum(1)), _add_up(games, mask.sum(1)))
 
     by_class = {f"class{i}": count(labels == i) for i in range(NUM_CLASSES)}
-    found_figures = summarize(
-        {
-            "accuracy": count(np.ones_like(is_right)),
-            "occupied": count(labels != EMPTY),
-            "board": Share(add_up(is_right.all(1)), add_up(np.ones(len(games)))),
-            **by_class,
-        },
-        seed,
+    shares = {
+        "accuracy": count(np.ones_like(is_right)),
+        "occupied": count(labels != EMPTY),
+        "board": Share(_add_up(games, is_right.all(1)), _add_up(games, np.ones(len(games)))),
+    }
+    return summarize({**shares, **by_class}, seed, means={"recall": tuple(by_class)})
+
+
+def find_selectivity(probe: Probe, control: Probe, rows: Rows, seed: int) -> Figure:
+    """Find by how much a probe of boards is righter, of all squares, than one of boards dealt out anew.
+
+    Source: Hewitt and Liang 2019, Designing and interpreting probes with control tasks.
+    """
+    mine, theirs = (
+        (classify(one, rows.x) == rows.labels[kind]).sum(1).cpu().numpy()
+        for one, kind in ((probe, "relative"), (control, "shuffled"))
     )
-    recalls = [found_figures.pop(name).value for name in by_class if name in found_figures]
-    return {**found_figures, "recall": Figure(float(np.mean(recalls)), None, is_right.size)}
+    squares = np.full(len(mine), rows.labels["relative"].shape[1])
+    more = Share(_add_up(rows.games, mine - theirs), _add_up(rows.games, squares))
+    return summarize({"selectivity": more}, seed)["selectivity"]
+
+
+def _add_up(games: NDArray[np.int64], values: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Add up what stands beside each position, game by game. Shape: (games,)."""
+    return np.bincount(games, values.astype(np.float64)).astype(np.float64)
 
 
 def find_majority(labels: Labels, mask: NDArray[np.bool_]) -> Labels:
@@ -174,7 +185,7 @@ def gather(x: Tensor, mask: NDArray[np.bool_], labels: Mapping[str, Labels]) -> 
     """Gather the positions that count, split by game.
 
     Args:
-        x: Hidden states. Shape: (games, plies - 1, hidden)
+        x: Hidden states, or whole numbers, which stay as they are. Shape: (games, plies - 1, hidden)
         mask: Which positions count. Shape: (games, plies - 1)
         labels: Shape of each: (games, plies - 1, squares)
     """
@@ -183,7 +194,8 @@ def gather(x: Tensor, mask: NDArray[np.bool_], labels: Mapping[str, Labels]) -> 
         chosen = mask[rows]
         numbers = np.broadcast_to(np.arange(len(rows))[:, None], chosen.shape)[chosen]
         picked = {kind: torch.from_numpy(one[rows][chosen]).to(x.device) for kind, one in labels.items()}
-        parts.append(Rows(x[torch.from_numpy(rows)][torch.from_numpy(chosen)].float(), numbers, picked))
+        read = x[torch.from_numpy(rows)][torch.from_numpy(chosen)]
+        parts.append(Rows(read.float() if read.is_floating_point() else read, numbers, picked))
     return Split(*parts)
 
 

@@ -4,7 +4,7 @@ A token is accepted after a prefix where the model gives it more than `epsilon`;
 For states q1 and q2 the boundary is the shortest sequences accepted at the one and not at the other.
 
     compression precision   the share of pairs of prefixes of one state of which all suffixes drawn after the first are
-                            accepted after the second
+                            accepted after the second: the mean over the pairs of each state, then over states
     distinction precision   of the model's boundary of two states, the share that is legal at the one and not at the
                             other
     distinction recall      of the true boundary of two states, the share that the model accepts at the one and not at
@@ -25,7 +25,7 @@ from llmkit.worlds.othello.figures import Figure, Share, summarize
 from llmkit.worlds.othello.games import Games, walk
 from llmkit.worlds.othello.predicting import Ids, Player
 from llmkit.worlds.othello.tokens import encode
-from llmkit.worlds.othello.transposing import Pairs, cut_moves, follow
+from llmkit.worlds.othello.transposing import Pairs, cut_moves, follow, number_states
 
 EPSILONS = (0.01, 0.001, 0.05)
 SAMPLES = 30  # suffixes of a prefix
@@ -52,15 +52,17 @@ class Suffixes:
 
 
 def measure_compression(player: Player, pairs: Pairs, epsilon: float, seed: int) -> dict[str, Figure]:
-    """Measure compression precision, over all pairs and by the quarter of the plies in which the prefixes end."""
+    """Measure compression precision, over all states and by the quarter of the plies in which the prefixes end."""
     drawn = sample(player, pairs.first, pairs.plies, epsilon, seed)
     accepted = count_accepted(player, _repeat(pairs.second), drawn, epsilon)
-    is_alike = np.where((accepted >= drawn.lengths).reshape(len(pairs), SAMPLES).all(axis=1), 1.0, 0.0)
-    quarter = pairs.first.board.quarter(pairs.plies)
-    shares = {"compression": Share(is_alike, np.ones(len(pairs)))}
+    is_alike = (accepted >= drawn.lengths).reshape(len(pairs), SAMPLES).all(axis=1)
+    states = number_states(pairs)
+    alike = np.bincount(states, is_alike) / np.bincount(states)  # a mean for each state
+    quarter = pairs.first.board.quarter(pairs.plies[np.unique(states, return_index=True)[1]])
+    shares = {"compression": Share(alike, np.ones(len(alike)))}
     for i in range(QUARTERS):
         counted = np.where(quarter == i, 1.0, 0.0)
-        shares[f"compression_q{i + 1}"] = Share(is_alike * counted, counted)
+        shares[f"compression_q{i + 1}"] = Share(alike * counted, counted)
     return summarize(shares, seed)
 
 

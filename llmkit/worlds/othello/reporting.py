@@ -5,8 +5,9 @@ from typing import Any
 
 from llmkit import pages
 from llmkit.pages import Line
-from llmkit.worlds.othello.board import COLUMNS, Board
+from llmkit.worlds.othello.board import COLUMNS, QUARTERS, Board
 from llmkit.worlds.othello.labels import EMPTY
+from llmkit.worlds.othello.measuring import SMALL
 
 CELL, EDGE = 26, 18  # of a board, in its own units
 
@@ -23,8 +24,8 @@ WAYS = {
 MOVES = {
     "top1_legal": "best move legal",
     "legal_mass": "probability on legal moves",
-    "top3_legal": "best 3 legal",
-    "top5_legal": "best 5 legal",
+    "top3_legal": "best 3 legal, of 3 or as many as are legal",
+    "top5_legal": "best 5 legal, of 5 or as many as are legal",
     "set_f1": "F1 of as many moves as are legal",
     "cross_entropy": "cross entropy, nats a move",
     "floor": "its floor",
@@ -34,12 +35,27 @@ MOVES = {
 }
 STATES = {
     "compression": "compression precision",
+    **{f"compression_q{i + 1}": f"compression precision, quarter {i + 1} of the game" for i in range(QUARTERS)},
     "precision": "distinction precision",
+    "precision_empty": "pairs without a boundary of the model's",
     "recall": "distinction recall",
+    "recall_empty": "pairs without a true boundary",
 }
-SMALL = (
-    "On 4 by 4 squares nearly every game that is held out was trained on: these figures show that all runs, no more."
-)
+
+
+PROBED = {
+    "occupied": "occupied squares",
+    "accuracy": "all squares",
+    "recall": "mean of the three classes",
+    "board": "whole board",
+}
+CONTROLS = {
+    ("network", "relative"): "a network",
+    ("linear", "absolute"): "black or white",
+    ("network", "absolute"): "black or white, a network",
+    ("linear", "no_flips"): "a board without flips",
+    ("linear", "shuffled"): "boards shuffled",
+}
 
 
 def write_page(found: Json) -> str:
@@ -52,7 +68,7 @@ def write_page(found: Json) -> str:
         warning,
         pages.make_section("Moves", _list_moves(found["moves"])),
         pages.make_section("What hidden states tell of occupied squares", *_draw_layers(found["probes"])),
-        pages.make_section("Every layer", _list_layers(found["probes"])),
+        pages.make_section("Every layer", _list_layers(found["probes"]), _list_controls(found["probes"]["layers"])),
         pages.make_section("Boards of one game", _draw_game(size, examples["game"])),
         pages.make_section("A disc is turned over in the hidden states", _list_edits(found["interventions"])),
         pages.make_section("One such edit", _draw_edit(size, examples["edit"])),
@@ -101,7 +117,7 @@ def _draw_layers(probes: Json) -> list[str]:
     def line(name: str, pick: Callable[[Json], Json]) -> Line:
         return Line(name, [(one["layer"], pick(one)["occupied"]["value"]) for one in layers])
 
-    history = probes["history"]["occupied"]["value"]
+    history, majority = (probes[name]["occupied"]["value"] for name in ("history", "majority"))
     ends = (layers[0]["layer"], layers[-1]["layer"])
     return [
         pages.make_chart(
@@ -111,6 +127,7 @@ def _draw_layers(probes: Json) -> list[str]:
                 line("untrained model", lambda one: one["untrained"]["relative"]),
                 line("black or white", lambda one: one["linear"]["absolute"]),
                 Line("from the moves alone", [(end, history) for end in ends]),
+                Line("majority at the ply", [(end, majority) for end in ends]),
             ],
         ),
         pages.make_chart(
@@ -129,14 +146,19 @@ def _list_layers(probes: Json) -> str:
     rows = []
     for one in probes["layers"]:
         mine = one["linear"]["relative"]
-        cells = (mine["occupied"], mine["accuracy"], mine["board"], one["untrained"]["relative"]["occupied"])
-        rows.append((str(one["layer"]), *map(spell, cells), f"{one['selectivity']:.4f}"))
+        bare = one["untrained"]["relative"]["occupied"]
+        cells = (*(mine[key] for key in PROBED), bare, one["selectivity"])
+        rows.append((str(one["layer"]), *map(spell, cells)))
     for name in ("majority", "history"):
         mine = probes[name]
         text = {"majority": "majority at the ply", "history": "moves alone"}[name]
-        rows.append((text, *(spell(mine[key]) for key in ("occupied", "accuracy", "board")), "", ""))
-    head = ("layer", "occupied squares", "all squares", "whole board", "untrained, occupied", "above shuffled")
-    return pages.make_table(head, rows)
+        rows.append((text, *(spell(mine[key]) for key in PROBED), "", ""))
+    return pages.make_table(("layer", *PROBED.values(), "untrained, occupied", "all squares, above shuffled"), rows)
+
+
+def _list_controls(layers: Sequence[Json]) -> str:
+    rows = [(str(one["layer"]), *(spell(one[probe][kind]["occupied"]) for probe, kind in CONTROLS)) for one in layers]
+    return pages.make_table(("occupied squares: layer", *CONTROLS.values()), rows)
 
 
 def _list_edits(edits: Json) -> str:
@@ -159,8 +181,15 @@ def _list_states(states: Json) -> str:
     for key, one in states.items():
         if key.startswith("epsilon_"):
             epsilon = key.removeprefix("epsilon_")
-            rows += [(f"{text}, tokens above {epsilon}", spell(one[name])) for name, text in STATES.items()]
-    return pages.make_table((), rows)
+            rows += [
+                (f"{text}, tokens above {epsilon}", f"{spell(one[name])}, n = {one[name]['n']:,}")
+                for name, text in STATES.items()
+                if name in one
+            ]
+    text = f"Of {states['num_prefixes']:,} prefixes {states['num_transposed']:,} have a second way to their state, and"
+    text += f" {states['num_pairs']:,} of these are compressed. {states['num_apart']:,} pairs are of two states;"
+    text += f" {states['num_left_out']:,} more were drawn, and are of one."
+    return pages.make_table((), rows) + f"<p>{text}</p>"
 
 
 def _draw_curve(found: Json) -> str:

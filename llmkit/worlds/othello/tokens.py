@@ -1,6 +1,6 @@
 """Squares as tokens: `[PAD]` is 0, and the squares that can be played follow, row by row: a1, b1, ..."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from llmkit.data.store import write_documents
 from llmkit.errors import InputError
 from llmkit.worlds.othello.board import SIZES, Board, unpack
 from llmkit.worlds.othello.games import BLOCK, Games, draw_block
+from llmkit.worlds.othello.wthor import BOARD, read_games
 
 PAD = "[PAD]"
 Ids = NDArray[np.int64]
@@ -75,13 +76,36 @@ def write_games(board: Board, number: int, seed: int, folder: Path) -> None:
     Raises:
         RunError: The disk is full, or the folder cannot be written.
     """
+    parts = (
+        draw_block(board, min(BLOCK, number - block * BLOCK), seed, "train", block)
+        for block in range(-(-number // BLOCK))
+    )
+    about = f"random games of Othello on {board.size} by {board.size} squares, seed {seed}"
+    _write(board, parts, folder, about, {"seed": seed, "block_size": BLOCK})
 
-    def draw() -> Iterator[tuple[Ids, Ids]]:
-        for block in range(-(-number // BLOCK)):
-            games = draw_block(board, min(BLOCK, number - block * BLOCK), seed, "train", block)
+
+def write_championships(paths: Sequence[Path], folder: Path) -> None:
+    """Write the games of WTHOR files in the same form.
+
+    Args:
+        paths: The files.
+        folder: The folder to make; what lies there is replaced.
+
+    Raises:
+        InputError: There is no such file.
+        DamagedError: It is no WTHOR file of a board of 8 rows, or a move is not legal.
+        RunError: The disk is full, or the folder cannot be written.
+    """
+    parts = [read_games(path) for path in paths]
+    names = [path.name for path in paths]
+    _write(BOARD, parts, folder, f"championship games of Othello, {', '.join(names)}", {"files": names})
+
+
+def _write(board: Board, parts: Iterable[Games], folder: Path, about: str, facts: Mapping[str, Any]) -> None:
+    def spell() -> Iterator[tuple[Ids, Ids]]:
+        for games in parts:
             ids = encode(games)
             yield ids[ids > 0], games.lengths
 
-    counts = Counts(f"random games of Othello on {board.size} by {board.size} squares, seed {seed}")
-    facts = {"board": board.size, "seed": seed, "block_size": BLOCK}
-    write_documents(folder, draw(), make_tokenizer(board), counts=counts, facts=facts)
+    facts = {"board": board.size, **facts}
+    write_documents(folder, spell(), make_tokenizer(board), counts=Counts(about), facts=facts)

@@ -75,15 +75,29 @@ def _stand_alike(first: Games, second: Games, plies: NDArray[np.int64]) -> NDArr
     return np.asarray(np.logical_and.reduce(same))
 
 
-def pair_at_random(games: Games, number: int, seed: int) -> Pairs:
-    """Draw pairs of prefixes of as many moves, of two games, that stand apart and go on."""
+def pair_at_random(games: Games, number: int, seed: int) -> tuple[Pairs, int]:
+    """Draw pairs of prefixes of as many moves, of two games, that stand apart and go on.
+
+    Returns:
+        The pairs, and how many were left out because they are of one state.
+    """
     rng = np.random.default_rng(seed)
     one, two = (rng.integers(0, len(games), 2 * number) for _ in range(2))
     longest = np.minimum(games.lengths[one], games.lengths[two])
     plies = 1 + (rng.random(2 * number) * (longest - 1)).astype(np.int64)
     first, second = (attempt(games.board, cut_moves(games.moves[rows], plies))[0] for rows in (one, two))
-    kept = np.flatnonzero((longest > 1) & ~_stand_alike(first, second, plies))[:number]
-    return Pairs(first.take(kept), second.take(kept), plies[kept])
+    is_alike, goes_on = _stand_alike(first, second, plies), longest > 1
+    kept = np.flatnonzero(goes_on & ~is_alike)[:number]
+    tried = slice(0, int(kept[-1]) + 1 if len(kept) == number else None)
+    return Pairs(first.take(kept), second.take(kept), plies[kept]), int((goes_on & is_alike)[tried].sum())
+
+
+def number_states(pairs: Pairs) -> NDArray[np.int64]:
+    """Number the states of pairs of one state, from 0. Shape: (pairs,)."""
+    rows = np.arange(len(pairs))
+    parts = [getattr(pairs.first, name)[rows, pairs.plies] for name in ("own", "opp", "is_black")]
+    keys = np.stack([part.astype(np.uint64) for part in parts], axis=1)
+    return np.asarray(np.unique(keys, axis=0, return_inverse=True)[1]).reshape(-1)
 
 
 def compare_predictions(player: Player, pairs: Pairs, seed: int) -> dict[str, Figure]:
