@@ -2,6 +2,7 @@
 
 import json
 
+from conftest import SHAPES as CAUSAL_SHAPES
 from conftest import byte_level_tokenizer, wordpiece_tokenizer
 from qa_models import SHAPES, t5_tokenizer
 from small_runs import merge, write_stories
@@ -10,6 +11,7 @@ WORDS = ["the", "sea", "was", "cold", "and", "grey", "so", "captain", "said", "g
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64}
 GPT2 |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+LLAMA = {"model_type": "llama", **CAUSAL_SHAPES["llama"], "tie_word_embeddings": True}
 BERT = {"model_type": "bert", **SHAPES["bert"], **NO_DROPOUT}
 T5 = {"model_type": "t5", **SHAPES["t5"], "dropout_rate": 0.0}
 BART = {"model_type": "bart", "d_model": 32, "max_position_embeddings": 64, "decoder_start_token_id": 0, "dropout": 0.0}

@@ -98,7 +98,7 @@ def inspect(
     rows = [train[position] for position in range(num_rows)]
     unit = "document" if "document_ids" in rows[0] else "example"
     packed = f"packed, documents apart by {collate.isolation}" if collate.isolation else f"one {unit} a row"
-    render.write(f"max_length {plan.recipe.data.max_length}, {packed}\n{inspecting.LEGEND}\n\n")
+    render.write(f"max_length {plan.recipe.data.max_length}, {packed}\n{inspecting.explain(settled)}\n\n")
     labels = plan.facts.get("labels")
     names = labels if isinstance(labels, list) else []
     for position, row in enumerate(rows):

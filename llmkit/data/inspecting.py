@@ -9,14 +9,30 @@ import numpy.typing as npt
 
 from llmkit.data.order import Row
 from llmkit.data.sequences import IGNORED
+from llmkit.recipe.rules import predicts_documents
+from llmkit.recipe.schema import Recipe
 
-LEGEND = (
+DOCUMENTS = (
     "A document begins at each ┌. │ parts tokens; [ ] is no target: it begins a document, or repeats the last token\n"
     "of another row (of a character of several tokens, as 天×3, only the first)."
 )
+OTHERS = "A text begins at each ┌. │ parts tokens (天×3: a character of three, marked as its first one is).\n"
+# objective -> what its brackets mean, where its rows are not cut from a stream of documents
+BRACKETS = {
+    "causal-lm": "[ ] is no target: it belongs to the prompt.",
+    "masked-lm": "[ ] is no target (a token's own brackets, as [MASK], do not count); the others are to be restored.",
+    "seq2seq": "[ ] is no target: it belongs to the source.",
+    "classification": "[ ] is no target: the label below the text is.",
+    "question-answering": "[ ] is outside the answer; where the row has none, the token that says so has no brackets.",
+}
 WIDTH = 110  # columns
 MAX_TOKENS = 6  # of a character
 ESCAPES = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥", "\0": "␀", "\x1b": "␛"})
+
+
+def explain(recipe: Recipe) -> str:
+    """Explain the marks of a recipe's rows."""
+    return DOCUMENTS if predicts_documents(recipe) else OTHERS + BRACKETS[recipe.objective]
 
 
 def show_example(tokenizer: Any, row: Row, labels: Sequence[str], where: str) -> str:

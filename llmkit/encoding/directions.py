@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmkit.encoding import languages
@@ -72,14 +72,19 @@ def find_direction(
     """Find how an encoder-decoder is told the languages, by what its tokenizer and config hold.
 
     Codes that are tokens (NLLB, M2M100, mBART) come before `>>code<<` (multilingual Marian), these before the one pair
-    that a checkpoint states, this before T5's prefix. A checkpoint that says nothing takes any language that ISO 639
-    knows: it decides no more than where sentences end and whether spaces stand between them.
+    that a tokenizer states, this before T5's prefix. A checkpoint that says nothing takes any language that ISO 639
+    knows: it decides no more than where sentences end and whether spaces stand between them. The pair of llmkit.json is
+    asked for where the call asks for none, so that a checkpoint is told the languages as its training told it.
 
     Raises:
         InputError: A language is not known to the checkpoint, or is missing.
     """
-    asked = (src_lang, tgt_lang)
-    pair = _stated_pair(tokenizer, facts)
+    trained, asked = _trained_pair(facts), (src_lang, tgt_lang)
+    if trained is not None:
+        wanted = tuple(_check_side(name, side, asked, trained) for side in (0, 1))
+        told = find_direction(model, tokenizer, name=name, facts={}, src_lang=wanted[0], tgt_lang=wanted[1])
+        return replace(told, src_lang=src_lang, tgt_lang=tgt_lang)
+    pair = _stated_pair(tokenizer)
     codes = token_codes(tokenizer)
     if codes:
         return _by_tokens(tokenizer, codes, name, asked, pair)
@@ -118,12 +123,17 @@ def check_language(code: str | None) -> None:
         raise InputError(f"unknown language, got {code!r}; expected a code of ISO 639 such as {', '.join(near)}")
 
 
-def _stated_pair(tokenizer: Any, facts: Mapping[str, object]) -> tuple[str | None, str | None]:
-    """Read the pair that a checkpoint was made for: from llmkit.json, else from its tokenizer."""
+def _trained_pair(facts: Mapping[str, object]) -> tuple[str, str] | None:
+    """Read the pair that a checkpoint was trained for, as llmkit.json states it."""
     stated = facts.get("languages")
     parts = stated.split("-") if isinstance(stated, str) else stated
     if isinstance(parts, Sequence) and len(parts) == 2 and all(isinstance(p, str) and p for p in parts):
         return str(parts[0]), str(parts[1])
+    return None
+
+
+def _stated_pair(tokenizer: Any) -> tuple[str | None, str | None]:
+    """Read the pair that a checkpoint was made for, as its tokenizer states it."""
     pair = [getattr(tokenizer, f"{side}_lang", None) for side in ("source", "target")]  # Marian
     if hasattr(tokenizer, "tgt_lang") and tokenizer.tgt_lang:  # NLLB, M2M100 and mBART, where a pair was saved
         pair = [tokenizer.src_lang, tokenizer.tgt_lang]

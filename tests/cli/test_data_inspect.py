@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from conftest import TEXTS, byte_level_tokenizer, fallback_tokenizer, wordpiece_tokenizer
+from objective_recipes import KINDS, objective_recipe, write_rows
 
 from llmkit.data.inspecting import show_row
 
@@ -104,6 +105,50 @@ def test_inspect_shows_all_rows_of_little_data(recipe, tmp_path, llmkit_cli):
     code, out, err = llmkit_cli("data", "inspect", recipe(), *more)
     assert (code, err) == (0, "")
     assert [line[:5] for line in out.splitlines() if line.startswith("row ")] == ["row 0", "row 1"]
+
+
+@pytest.fixture
+def recipe_of(tmp_path, tmp_path_factory, monkeypatch):
+    """A function that writes a recipe file of a kind and returns its path."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+    def write(kind):
+        (tmp_path / "r.yaml").write_text(json.dumps(objective_recipe(kind, tmp_path)), encoding="utf-8")
+        return tmp_path / "r.yaml"
+
+    return write
+
+
+def test_inspect_brackets_the_prompt_of_a_completion(recipe_of, tmp_path, llmkit_cli):
+    data = write_rows(tmp_path / "one.jsonl", [{"ask": "the sea", "say": " was 天气"}])
+    path = recipe_of("completion")
+    code, out, err = llmkit_cli("data", "inspect", path, f"data.path={data}", "train.global_batch_size=1")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1:6] == [
+        "A text begins at each ┌. │ parts tokens (天×3: a character of three, marked as its first one is).",
+        "[ ] is no target: it belongs to the prompt.",
+        "",
+        f"row 0, {data} row 1: 13 tokens, 5 targets, 1 document",
+        "  ┌ [Q]│[:]│[ the]│[ s]│[ea]│[ ]│[A]│[:]│ was│ │天│气│<|endoftext|>",
+    ]
+
+
+BRACKETS = {
+    "causal-lm": "of another row (of a character of several tokens, as 天×3, only the first).",
+    "completion": "[ ] is no target: it belongs to the prompt.",
+    "masked-lm": "[ ] is no target (a token's own brackets, as [MASK], do not count); the others are to be restored.",
+    "seq2seq": "[ ] is no target: it belongs to the source.",
+    "denoising": "[ ] is no target: it belongs to the source.",
+    "classification": "[ ] is no target: the label below the text is.",
+    "question-answering": "[ ] is outside the answer; where the row has none, the token that says so has no brackets.",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inspect_says_what_the_brackets_of_an_objective_mean(recipe_of, llmkit_cli, kind):
+    code, out, err = llmkit_cli("data", "inspect", recipe_of(kind))
+    assert (code, err) == (0, "")
+    assert out.splitlines()[2:4] == [BRACKETS[kind], ""]
 
 
 def test_inspect_answers_a_typo_with_one_sentence(recipe, llmkit_cli):

@@ -5,10 +5,20 @@ import shutil
 
 import pytest
 import torch
+from objective_recipes import BERT, T5, objective_recipe
 from peft import PeftModel
-from small_adapters import METHODS, NO_MERGE
+from safetensors.torch import load_file
+from small_adapters import METHODS, NO_MERGE, difference
 from small_runs import read_curve
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 import llmkit
 from llmkit import runtime
@@ -33,8 +43,14 @@ def recipe_file(make_recipe, make_checkpoint, tmp_path, monkeypatch):
 
 
 def logits(model):
+    return outputs(model, {"input_ids": torch.arange(20)[None]})
+
+
+def outputs(model, given):
+    """The logits, of question-answering those of both ends."""
     with torch.no_grad():
-        return model.eval()(input_ids=torch.arange(20)[None]).logits
+        found = model.eval()(**given)
+    return found.logits if "logits" in found else torch.stack([found.start_logits, found.end_logits])
 
 
 def test_finetune_trains_an_adapter_that_plain_peft_and_llmkit_use(recipe_file, llmkit_cli, tmp_path):
@@ -54,6 +70,56 @@ def test_finetune_trains_an_adapter_that_plain_peft_and_llmkit_use(recipe_file, 
         plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), run / "final")
     assert torch.equal(logits(plain), logits(llmkit.load(run, device="cpu").model))
     assert AutoTokenizer.from_pretrained(run / "final")("a").input_ids
+
+
+# objective -> the base's class and config, the class for use, and the modules that the base lacks
+BASES = {
+    "classification": (AutoModelForMaskedLM, BERT, AutoModelForSequenceClassification, {"pooler", "classifier"}),
+    "question-answering": (AutoModelForMaskedLM, BERT, AutoModelForQuestionAnswering, {"qa_outputs"}),
+    "seq2seq": (AutoModelForSeq2SeqLM, T5, AutoModelForSeq2SeqLM, set()),
+}
+HEADS = {"pooler", "classifier", "qa_outputs"}
+
+
+@pytest.fixture
+def adapted(tmp_path, tmp_path_factory, monkeypatch):
+    """A function that writes a recipe of an objective over a tiny checkpoint, `base`, and returns its path."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+    def write(objective):
+        recipe = objective_recipe(objective, tmp_path, adapter=LORA, train={"mixed_precision": "no"})
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+        tokenizer.save_pretrained(tmp_path / "base")
+        base_class, config, *_ = BASES[objective]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            base = base_class.from_config(AutoConfig.for_model(**config, vocab_size=len(tokenizer)))
+        base.save_pretrained(tmp_path / "base")
+        labels = {"labels": ["bad", "good"]} if objective == "classification" else {}
+        recipe |= {"model": {"name": str(tmp_path / "base"), **labels}, "optim": {"lr": 0.05}}
+        (tmp_path / "r.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+        return tmp_path / "r.yaml"
+
+    return write
+
+
+@pytest.mark.parametrize("objective", BASES)
+def test_adapter_of_an_objective_and_its_new_head_work_in_plain_peft(adapted, llmkit_cli, tmp_path, objective):
+    code, _, err = llmkit_cli("finetune", adapted(objective))
+    assert code == 0, err
+    final = tmp_path / "run" / "final"
+    *_, use_class, heads = BASES[objective]
+    stored = {part for name in load_file(final / "adapter_model.safetensors") for part in name.split(".")}
+    assert stored & HEADS == heads
+    with runtime.quiet():
+        plain = PeftModel.from_pretrained(use_class.from_pretrained(tmp_path / "base"), final)
+    given = {"input_ids": torch.arange(5, 25)[None]}
+    if objective == "seq2seq":
+        given["decoder_input_ids"] = torch.arange(7)[None]
+    expected = outputs(llmkit.load(final, device="cpu").model, given)
+    assert difference(outputs(plain, given), expected) <= 1e-5
+    with plain.disable_adapter():
+        assert difference(outputs(plain, given), expected) > 1e-3
 
 
 def test_finetune_without_an_adapter_trains_all_weights(recipe_file, llmkit_cli):

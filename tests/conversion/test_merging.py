@@ -16,7 +16,7 @@ from llmkit.loading import load, load_tokenizer
 from llmkit.training import adapting
 
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5}
-METHODS = ("lora", "rslora", "dora", "adalora", "ia3", "vera")
+METHODS = ("lora", "rslora", "dora", "eva", "adalora", "ia3", "vera")
 
 
 def adapt(base, method="lora", *, dtype="float32", steps=(1, 2, 3), **changes):

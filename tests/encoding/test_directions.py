@@ -96,6 +96,31 @@ def test_find_direction_takes_the_pair_of_llmkit_json(tokenizers):
     )
 
 
+def test_a_trained_checkpoint_is_told_the_languages_as_its_training_told_it(tokenizers, tmp_path):
+    """Whether a call names them, names them in other codes, or leaves them to llmkit.json."""
+    for name in ("many", "pair"):
+        (tmp_path / name).mkdir()
+    many = marian_tokenizer(tmp_path / "many", ("fra", "cmn_Hans"), source_lang="eng", target_lang="mul")
+    kinds = {
+        "t5": (SimpleNamespace(), model("t5")),
+        "t5 with tasks": (SimpleNamespace(), model("t5", task_specific_params=T5)),
+        "marian of many": (many, model("marian")),
+        "marian of a pair": (marian_tokenizer(tmp_path / "pair", source_lang="en", target_lang="fr"), model("marian")),
+        "nllb": (tokenizers["nllb"], model("m2m_100")),
+        "none": (SimpleNamespace(), model()),
+    }
+    for tokenizer, of in kinds.values():
+        training = find(tokenizer, "en", "fr", of=of)
+        for asked in ((None, None), ("en", "fr"), ("eng", None), (None, "fra")):
+            used = find(tokenizer, *asked, facts={"languages": ["en", "fr"]}, of=of)
+            assert (used.text, used.ids, used.first_id) == (training.text, training.ids, training.first_id)
+            assert (used.src_lang, used.tgt_lang) == asked
+    assert find(*kinds["t5"][:1], facts={"languages": ["en", "fr"]}, of=model("t5")).text.startswith(
+        "translate English"
+    )
+    assert find(many, facts={"languages": ["en", "fr"]}).text == ">>fra<< "
+
+
 def test_find_direction_of_a_single_pair_marian(tmp_path):
     tokenizer = marian_tokenizer(tmp_path, source_lang="eng", target_lang="por")
     assert find(tokenizer) == Direction(source="eng", target="por")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import byte_level_tokenizer
 from huggingface_hub import ModelCard
-from objective_recipes import GPT2, KINDS, objective_recipe
+from objective_recipes import BART, GPT2, KINDS, objective_recipe
 from safetensors.torch import load_file
 from small_runs import read_curve
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -134,6 +134,13 @@ def test_final_checkpoint_says_what_use_has_to_know(tmp_path):
     assert facts["question-answering"]["max_length"] == 48
     assert facts["question-answering"]["stride"] == 8
     assert facts["completion"]["template"] == "Q: {ask} A:"
+
+
+def test_final_checkpoint_of_a_translator_says_its_languages(tmp_path):
+    recipe = objective_recipe("seq2seq", tmp_path, data={"src_lang": "en", "tgt_lang": "zh"})
+    recipe["model"]["config"] = {**BART, "max_position_embeddings": 128}
+    final = llmkit.train(recipe).path / "final"
+    assert json.loads((final / "llmkit.json").read_text(encoding="utf-8"))["languages"] == ["en", "zh"]
 
 
 def test_verbs_use_a_run(tmp_path):

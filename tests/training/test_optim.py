@@ -93,8 +93,8 @@ def test_check_optim_gives_the_reason_of_transformers():
     assert "num_decay_steps" in str(caught.value)
 
 
-def rates(spec, steps):
-    optimizer = make_optimizer(OptimSpec(lr=1.0), torch.nn.Linear(1, 1))
+def rates(spec, steps, lr=1.0):
+    optimizer = make_optimizer(OptimSpec(lr=lr), torch.nn.Linear(1, 1))
     schedule = make_schedule(spec, optimizer, steps)
     found = []
     for step in range(steps + 1):
@@ -110,6 +110,16 @@ def test_make_schedule_follows_the_closed_form_of_a_cosine_after_a_warmup():
         expected = step / 10 if step < 10 else 0.5 * (1 + math.cos(math.pi * (step - 10) / 90))
         assert rate == pytest.approx(expected, abs=1e-15)
     assert found[-1] == 0.0
+
+
+@pytest.mark.parametrize("kwargs", [{"min_lr_rate": 0.1}, {"min_lr": 6e-5}])
+def test_make_schedule_follows_the_closed_form_of_a_cosine_that_ends_at_a_least_rate(kwargs):
+    """Of a rate of 6e-4 a tenth is 6e-5: both ways of stating the least rate mean one schedule."""
+    found = rates(ScheduleSpec(name="cosine_with_min_lr", num_warmup_steps=10, kwargs=kwargs), 100, lr=6e-4)
+    for step, rate in enumerate(found):
+        cosine = 6e-5 + (6e-4 - 6e-5) * 0.5 * (1 + math.cos(math.pi * (step - 10) / 90))
+        assert rate == pytest.approx(6e-4 * step / 10 if step < 10 else cosine, abs=1e-18)
+    assert [found[step] for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 3e-4, 6e-4, 3.3e-4, 6e-5], abs=1e-18)
 
 
 def test_make_schedule_follows_the_closed_form_of_a_line():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from objective_recipes import BART, objective_recipe
+from objective_recipes import BART, LLAMA, objective_recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
@@ -11,10 +11,12 @@ from llmkit.training import adapting
 
 KINDS = {
     "gpt2": ("causal-lm", AutoModelForCausalLM),
+    "llama": ("causal-lm", AutoModelForCausalLM),
     "bert": ("masked-lm", AutoModelForMaskedLM),
     "t5": ("seq2seq", AutoModelForSeq2SeqLM),
     "bart": ("seq2seq", AutoModelForSeq2SeqLM),
 }
+CONFIGS = {"llama": LLAMA, "bart": {**BART, "max_position_embeddings": 128}}  # where the recipe's is of another kind
 
 
 def bits(state):
@@ -27,8 +29,7 @@ def bits(state):
 def test_run_keeps_weights_bit_for_bit_and_shared_ones_once(kind, tmp_path, monkeypatch, dtype):
     objective, auto = KINDS[kind]
     recipe = objective_recipe(objective, tmp_path, model={"dtype": dtype})
-    if kind == "bart":
-        recipe["model"]["config"] = {**BART, "max_position_embeddings": 128}
+    recipe["model"]["config"] = CONFIGS.get(kind, recipe["model"]["config"])
     trained = []
     monkeypatch.setattr(adapting, "after_step", lambda model, step: trained.append(model))
     run = llmkit.train(recipe)
