@@ -117,7 +117,7 @@ def _draw_layers(probes: Json) -> list[str]:
     def line(name: str, pick: Callable[[Json], Json]) -> Line:
         return Line(name, [(one["layer"], pick(one)["occupied"]["value"]) for one in layers])
 
-    history, majority = (probes[name]["occupied"]["value"] for name in ("history", "majority"))
+    history = probes["history"]["occupied"]["value"]
     ends = (layers[0]["layer"], layers[-1]["layer"])
     return [
         pages.make_chart(
@@ -127,7 +127,6 @@ def _draw_layers(probes: Json) -> list[str]:
                 line("untrained model", lambda one: one["untrained"]["relative"]),
                 line("black or white", lambda one: one["linear"]["absolute"]),
                 Line("from the moves alone", [(end, history) for end in ends]),
-                Line("majority at the ply", [(end, majority) for end in ends]),
             ],
         ),
         pages.make_chart(
