@@ -129,9 +129,9 @@ def test_ci_runs_the_test_command_of_the_readme():
 WORLD = pytest.mark.parametrize("name", ["world-models.md", "world-models.zh-CN.md"])
 
 
-def read_kept():
-    """What was measured of othello-6x6."""
-    return json.loads((ROOT / "docs" / "reference" / "othello-6x6.json").read_text(encoding="utf-8"))
+def read_kept(name="othello-6x6"):
+    """What was measured of a run."""
+    return json.loads((ROOT / "docs" / "reference" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 @WORLD
@@ -143,12 +143,22 @@ def test_python_of_the_world_gives_the_floor_that_was_kept(name):
 
 
 @WORLD
-def test_figures_of_the_world_are_those_that_were_kept(name):
-    kept = read_kept()
+@pytest.mark.parametrize("kept", ["othello-6x6", "othello-6x6-long"])
+def test_figures_of_the_world_are_those_that_were_kept(name, kept):
+    kept = read_kept(kept)
     text = (ROOT / "docs" / "concepts" / name).read_text(encoding="utf-8")
-    best = kept["probes"]["layers"][kept["probes"]["best_layer"]]["linear"]["relative"]["occupied"]
-    for figure in (kept["moves"]["model"]["top1_legal"], kept["moves"]["model"]["legal_mass"], best):
-        low, high = figure["interval"]
-        assert f"| {100 * figure['value']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] |" in text
-    error = kept["interventions"]["ways"]["probe"]["error"]
-    assert f"| {error['value']:.2f} [{error['interval'][0]:.2f}, {error['interval'][1]:.2f}] |" in text
+    best = kept["probes"]["layers"][kept["probes"]["best_layer"]]["linear"]["relative"]
+    moves, edits = kept["moves"]["model"], kept["interventions"]["ways"]["probe"]
+    shares = (moves["top1_legal"], moves["legal_mass"], best["occupied"], best["board"])
+    for figure in (*shares, kept["states"]["epsilon_0.01"]["compression"]):
+        assert f"| {spell(figure, 100, 1, ' %')} |" in text
+    for figure, places in ((moves["kl"], 3), (edits["error"], 2), (edits["changed"], 2)):
+        assert f"| {spell(figure, 1, places)} |" in text
+    shown = kept["interventions"]
+    for figure in (shown["own_error"], shown["ways"]["null"]["error"]):
+        assert f"{figure['value']:.2f}" in text
+
+
+def spell(figure, times, places, unit=""):
+    low, high = figure["interval"]
+    return f"{times * figure['value']:.{places}f}{unit} [{times * low:.{places}f}, {times * high:.{places}f}]"

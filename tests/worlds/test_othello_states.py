@@ -110,10 +110,19 @@ def test_compression_is_lost_where_the_second_way_is_taken_otherwise(games, halv
 def test_a_state_counts_once_in_compression_however_many_pairs_it_has(halved):
     player, pairs, first, second = halved
     lost, kept = (np.flatnonzero((first != second) & (second == one))[0] for one in (True, False))
-    some = pairs.take(np.array([kept, lost, lost, lost]))
+    some = pairs.take(np.array([lost, kept, kept, kept]))
     assert number_states(some).tolist() in ([0, 1, 1, 1], [1, 0, 0, 0])
     found = measure_compression(player, some, 0.01, 0)["compression"]
     assert (found.value, found.n) == (0.5, 2)
+
+
+def test_one_suffix_that_is_refused_is_enough(games, alike, monkeypatch):
+    def refuse_one(player, games, suffixes, epsilon):
+        return suffixes.lengths - (np.arange(len(suffixes.lengths)) == 2 * SAMPLES + 7)
+
+    monkeypatch.setattr(recovering, "count_accepted", refuse_one)
+    found = measure_compression(Even(None, games.board), alike.take(np.arange(8)), 0.01, 0)["compression"]
+    assert found.value == pytest.approx(7 / 8)
 
 
 def test_states_are_numbered_by_their_board_and_their_side(alike):
