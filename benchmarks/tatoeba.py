@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
             read += [(chinese, english) for english, chinese in written]
         to_chinese = write(args.output / "en-zh" / f"{name}.jsonl", written)
         to_english = write(args.output / "zh-en" / f"{name}.jsonl", read)
-        traditional = [(english, chinese) for english, chinese in pairs if SIMPLIFY.convert(chinese) != chinese]
+        traditional = [pair for pair, simplified in zip(pairs, written, strict=True) if pair != simplified]
         to_traditional = write(args.output / "en-hant" / f"{name}.jsonl", traditional)
         print(
             f"{name}: {to_chinese:,} pairs en-zh, {to_english:,} zh-en, {to_traditional:,} en-hant, of {len(pairs):,}"

@@ -53,7 +53,7 @@ def games(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw random games, as tokens that `llmkit pretrain othello-6x6 data.path=OUT` reads."""
+    """Draw random games, or take those of championships, as tokens that `llmkit pretrain othello-6x6` reads."""
     render.NOTES.quiet = quiet
     if (num_games is None) == (not wthor):
         raise InputError("expected --num-games, or --wthor with files of championships")

@@ -79,6 +79,6 @@ def test_a_run_over_few_bits_goes_on_to_the_same_weights_and_is_used(make_checkp
     again = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / "b")), max_seconds=1e-3)
     assert not again.finished
     again = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / "b")), resume="must")
-    names = ["final/adapter_model.safetensors"] * 2
-    assert (run.path / names[0]).read_bytes() == (again.path / names[1]).read_bytes()
+    first, second = (one.path / "final" / "adapter_model.safetensors" for one in (run, again))
+    assert first.read_bytes() == second.read_bytes()
     assert llmkit.generate("the sea", model=run, max_new_tokens=3, seed=0).seed == 0

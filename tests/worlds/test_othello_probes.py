@@ -123,8 +123,8 @@ def test_judge_counts_as_a_walk_does():
 
 def test_controls_are_judged_on_the_games_that_judge_the_probes(games):
     mask, right = find_judged(games), labels.label(games, "relative")
-    *_, judged = probing.split_games(len(games))
-    most = probing.find_majority(right[: judged[0]][:120], mask[:120])
+    learnt, _, judged = probing.split_games(len(games))
+    most = probing.find_majority(right[learnt], mask[learnt])
     expected = np.mean((most == right[judged])[mask[judged]])
     for judge in (measuring._judge_majority, measuring._judge_history):
         assert judge(games, mask, right, 0)["accuracy"].n == mask[judged].sum() * 36

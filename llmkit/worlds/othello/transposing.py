@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.worlds.othello.board import Bits
 from llmkit.worlds.othello.figures import Figure, Share, summarize
 from llmkit.worlds.othello.games import Games, attempt
 from llmkit.worlds.othello.predicting import Ids, Player
@@ -68,11 +69,14 @@ def transpose(games: Games, seed: int) -> Pairs:
 
 
 def _stand_alike(first: Games, second: Games, plies: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.asarray((_read_states(first, plies) == _read_states(second, plies)).all(axis=1))
+
+
+def _read_states(games: Games, plies: NDArray[np.int64]) -> Bits:
+    """Read the states after prefixes: both sides' discs, and which of them is to move. Shape: (games, 3)."""
     rows = np.arange(len(plies))
-    same = [
-        getattr(first, name)[rows, plies] == getattr(second, name)[rows, plies] for name in ("own", "opp", "is_black")
-    ]
-    return np.asarray(np.logical_and.reduce(same))
+    parts = [getattr(games, name)[rows, plies] for name in ("own", "opp", "is_black")]
+    return np.stack([part.astype(np.uint64) for part in parts], axis=1)
 
 
 def pair_at_random(games: Games, number: int, seed: int) -> tuple[Pairs, int]:
@@ -94,10 +98,8 @@ def pair_at_random(games: Games, number: int, seed: int) -> tuple[Pairs, int]:
 
 def number_states(pairs: Pairs) -> NDArray[np.int64]:
     """Number the states of pairs of one state, from 0. Shape: (pairs,)."""
-    rows = np.arange(len(pairs))
-    parts = [getattr(pairs.first, name)[rows, pairs.plies] for name in ("own", "opp", "is_black")]
-    keys = np.stack([part.astype(np.uint64) for part in parts], axis=1)
-    return np.asarray(np.unique(keys, axis=0, return_inverse=True)[1]).reshape(-1)
+    states = _read_states(pairs.first, pairs.plies)
+    return np.asarray(np.unique(states, axis=0, return_inverse=True)[1]).reshape(-1)
 
 
 def compare_predictions(player: Player, pairs: Pairs, seed: int) -> dict[str, Figure]:
