@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli import options, render
-from llmkit.errors import InputError
+from llmkit.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -142,6 +142,12 @@ def _write(result: Evaluation | Comparison, output: Path | None, *, overwrite: b
 
         write_evaluation(result, output, overwrite=overwrite)
     render.write((render.to_json(result.as_dict()) if as_json else str(result)) + "\n")
+    from llmkit.evaluation.comparing import Comparison
+    from llmkit.evaluation.evaluating import list_failures
+
+    found = (result.first, result.second) if isinstance(result, Comparison) else (result,)
+    if failures := list_failures(*found):
+        raise RunError("; ".join(failures))
 
 
 def _refuse(given: dict[str, object]) -> None:

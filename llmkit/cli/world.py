@@ -90,6 +90,8 @@ def evaluate(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    tokenizer: options.Tokenizer = None,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -104,7 +106,7 @@ def evaluate(
     from llmkit.worlds.othello.measuring import Sizes, list_lines, measure, read_curve, to_plain
 
     sizes = Sizes(num_games=num_games, num_probe_games=num_probe_games, num_cases=num_cases, num_pairs=num_pairs)
-    lm = _load(checkpoint, device, offline)
+    lm = _load(checkpoint, device=device, dtype=dtype, tokenizer=tokenizer, offline=offline)
     found = measure(lm, sizes, seed=seed, curve=read_curve(Path(checkpoint)), tell=render.note)
     render.NOTES.show()
     make_folders(target.parent)
@@ -147,6 +149,8 @@ def play(
     white: Annotated[bool, typer.Option("--white", help="You are white, and the model begins.")] = False,
     seed: Seed = 0,
     device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    tokenizer: options.Tokenizer = None,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -154,7 +158,7 @@ def play(
     """Play against a model; beside the board stands what its hidden states hold, and ! where that errs."""
     render.NOTES.quiet = quiet
     _check_seed(seed)
-    lm = _load(checkpoint, device, offline)
+    lm = _load(checkpoint, device=device, dtype=dtype, tokenizer=tokenizer, offline=offline)
     from llmkit.worlds.othello.match import Match
 
     match = Match(lm, seed)
@@ -208,11 +212,11 @@ def _find_folder(checkpoint: str, output: Path | None) -> Path:
     raise InputError(f"{checkpoint} is no run; expected one, or -o DIR for {JSON}")
 
 
-def _load(checkpoint: str, device: str, offline: bool) -> Loaded:
+def _load(checkpoint: str, *, device: str, dtype: str, tokenizer: str | None, offline: bool) -> Loaded:
     from llmkit.loading import load
     from llmkit.worlds.othello.tokens import find_board
 
-    lm = load(checkpoint, task="generation", device=device, offline=offline)
+    lm = load(checkpoint, task="generation", device=device, dtype=dtype, tokenizer=tokenizer, offline=offline)
     find_board(lm.tokenizer)
     render.NOTES.show()
     return lm

@@ -1,6 +1,7 @@
 """Two checkpoints on the same rows: how far their metrics lie apart, and whether that may be chance."""
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from typing import Unpack
 
 import torch
 
-from llmkit.evaluation.evaluating import Evaluation, describe
+from llmkit.evaluation.evaluating import Evaluation, describe, list_failures
 from llmkit.evaluation.keys import Data
 from llmkit.evaluation.measures import answer
 from llmkit.evaluation.outcomes import Outcome
@@ -18,6 +19,8 @@ from llmkit.evaluation.planning import Choices, Plan, Progress, make_plan
 from llmkit.evaluation.resampling import Difference
 from llmkit.loading import Checkpoint, Loaded, load
 from llmkit.locating import locate
+
+logger = logging.getLogger("llmkit")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,10 @@ def compare(
     plan = make_plan(on, data, **choices)
     own = load_metrics(metrics, plan.task)
     check_second(second, plan)
-    return compare_opened(plan, [partial(load, one, task=plan.heads) for one in (first, second)], own, progress)
+    found = compare_opened(plan, [partial(load, one, task=plan.heads) for one in (first, second)], own, progress)
+    for reason in list_failures(found.first, found.second):
+        logger.warning(reason)
+    return found
 
 
 def check_second(checkpoint: Checkpoint, plan: Plan, *, offline: bool = False) -> None:

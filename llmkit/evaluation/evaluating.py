@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Unpack
 
+from llmkit.errors import RunError
 from llmkit.evaluation.keys import Data
 from llmkit.evaluation.measures import answer
 from llmkit.evaluation.outcomes import Confusion, Outcome, Row
@@ -38,6 +39,7 @@ class Evaluation:
         rows: Every row that was answered, in the order of the data.
         checkpoint: What the checkpoint was called.
         data: The path of the data.
+        failures: The user's own metrics that failed, by name, and why; all else was computed.
     """
 
     task: str
@@ -53,6 +55,7 @@ class Evaluation:
     rows: Sequence[Row] = field(default=(), repr=False)
     checkpoint: str = ""
     data: str = ""
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join([*self.list_metrics(), f"n: {self.n}"])
@@ -75,6 +78,7 @@ class Evaluation:
             "signatures": dict(self.signatures),
             "intervals": {name: list(span) for name, span in self.intervals.items()},
             "confusion": None if self.confusion is None else asdict(self.confusion),
+            "failures": dict(self.failures),
         }
 
 
@@ -100,7 +104,8 @@ def evaluate(
         data: A file, glob or folder; or the keys of a recipe's section data, as {"path": ..., "label_column": ...}.
         metrics: Metrics of the evaluate package beside ours, each by the path of its folder or .py file, or by its id
             on the hub. Their modules are code that runs on this machine: name only those that you trust. They take
-            texts, of an answer the list of right ones as reference, and of labels their numbers.
+            texts, of an answer the list of right ones as reference, and of labels their numbers. One that fails at
+            the end is warned of and stands in `failures`.
         progress: Is told the number of rows done.
         **choices: See Choices.
 
@@ -112,7 +117,15 @@ def evaluate(
     """
     plan = make_plan(on, data, **choices)
     own = load_metrics(metrics, plan.task)
-    return describe(plan, answer(plan, load(checkpoint, task=plan.heads), progress), own)
+    found = describe(plan, answer(plan, load(checkpoint, task=plan.heads), progress), own)
+    for reason in list_failures(found):
+        logger.warning(reason)
+    return found
+
+
+def list_failures(*found: Evaluation) -> list[str]:
+    """List why metrics of the user's own failed, each reason once."""
+    return list(dict.fromkeys(reason for one in found for reason in one.failures.values()))
 
 
 def measure(plan: Plan, lm: Loaded, progress: Progress | None = None) -> Evaluation:
@@ -125,17 +138,20 @@ def measure(plan: Plan, lm: Loaded, progress: Progress | None = None) -> Evaluat
 
 
 def describe(plan: Plan, outcome: Outcome, own: Sequence[Own] = ()) -> Evaluation:
-    """Describe what came of a plan, with intervals and the user's own metrics.
-
-    Raises:
-        InputError: A metric of the user's own fails.
-    """
+    """Describe what came of a plan, with intervals and the user's own metrics; one that fails costs itself alone."""
     if plan.num_chosen < 2:
         more = "; data.sample_by=paragraph or line makes more texts of a txt file" if plan.task == "perplexity" else ""
         logger.info(f"no intervals: rows are drawn anew for them, and there is only one{more}")
     found = _describe(plan, outcome)
-    more_metrics = {name: value for metric in own for name, value in metric.compute(outcome).items()}
-    return replace(found, metrics={**found.metrics, **more_metrics}, intervals=outcome.intervals(plan.resampling))
+    more_metrics: dict[str, float] = {}
+    failures: dict[str, str] = {}
+    for metric in own:
+        try:
+            more_metrics |= metric.compute(outcome)
+        except RunError as err:
+            failures[metric.name] = str(err)
+    metrics, intervals = {**found.metrics, **more_metrics}, outcome.intervals(plan.resampling)
+    return replace(found, metrics=metrics, intervals=intervals, failures=failures)
 
 
 def _describe(plan: Plan, outcome: Outcome) -> Evaluation:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import runtime
-from llmkit.errors import HubError, InputError
+from llmkit.errors import HubError, InputError, RunError
 from llmkit.evaluation.keys import Task
 from llmkit.evaluation.outcomes import Outcome
 from llmkit.locating import reach, suggest_near
@@ -36,7 +36,7 @@ class Own:
         """Compute it over all rows: every number that it gives, as NAME.KEY.
 
         Raises:
-            InputError: It fails, or gives no number.
+            RunError: It fails, or gives no number.
         """
         predictions: list[Any] = [row.got for row in outcome.rows]
         references: list[Any] = [row.expected for row in outcome.rows]
@@ -49,10 +49,10 @@ class Own:
             with _aside():
                 found = self.module.compute(predictions=predictions, references=references)
         except Exception as err:  # whatever the user's own code raises
-            raise InputError(f"the metric {self.asked} failed: {_reason(err)}") from err
+            raise RunError(f"the metric {self.asked} failed: {_reason(err)}") from err
         numbers_found = {f"{self.name}.{key}": value for key, value in _list_numbers(found)}
         if not numbers_found:
-            raise InputError(f"the metric {self.asked} gave no number; expected a mapping of names to numbers")
+            raise RunError(f"the metric {self.asked} gave no number; expected a mapping of names to numbers")
         return numbers_found
 
 

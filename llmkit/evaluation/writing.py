@@ -8,7 +8,7 @@ from llmkit import pages, runfolder
 from llmkit.encoding.prompts import Prompt
 from llmkit.errors import InputError, RunError
 from llmkit.evaluation.comparing import Comparison
-from llmkit.evaluation.evaluating import Evaluation
+from llmkit.evaluation.evaluating import Evaluation, list_failures
 from llmkit.evaluation.outcomes import Confusion, Row
 from llmkit.evaluation.resampling import Difference, Interval
 
@@ -141,6 +141,7 @@ def _list_facts(first: Evaluation, second: Evaluation | None) -> list[tuple[str,
     facts += [("data", first.data), ("rows", f"{first.n:,} of {first.num_rows:,}{drawn}")]
     facts += [("definition", first.definition)] if first.definition is not None else []
     facts += list(first.signatures.items())
+    facts += [("failed", reason) for reason in list_failures(*([first] if second is None else [first, second]))]
     return [*facts, ("seconds", f"{first.seconds:,.1f}")]
 
 

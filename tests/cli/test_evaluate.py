@@ -64,7 +64,35 @@ def test_evaluate_prints_one_object_with_json(llmkit_cli, checkpoint, reviews):
     for key in ("metrics", "seconds", "intervals", "confusion"):
         del found[key]
     shown = {"task": "classification", "n": 4, "num_rows": 6, "seed": 3, "definition": None, "signatures": {}}
-    assert found == shown
+    assert found == {**shown, "failures": {}}
+
+
+BROKEN = """
+import datasets
+import evaluate
+
+
+class Broken(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({name: datasets.Value("int32") for name in ("predictions", "references")})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        raise ValueError("no luck")
+"""
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_evaluate_keeps_all_else_where_a_metric_fails(
+    llmkit_cli, checkpoint, other, reviews, tmp_path, metric_modules, against
+):
+    (tmp_path / "broken.py").write_text(BROKEN, encoding="utf-8")
+    arguments = ["--metric", tmp_path / "broken.py", "-o", tmp_path / "out", "--quiet"]
+    arguments += ["--against", other] if against else []
+    code, out, err = llmkit_cli("evaluate", checkpoint, "--on", "sentiment", "--data", reviews, NAMES, *arguments)
+    assert (code, err) == (1, f"llmkit: error: the metric {tmp_path / 'broken.py'} failed: no luck\n")
+    assert out.startswith("accuracy: ")
+    assert len((tmp_path / "out" / "rows.jsonl").read_text(encoding="utf-8").splitlines()) == len(TEXTS)
 
 
 def test_evaluate_tells_how_far_it_is(llmkit_cli, checkpoint, reviews, monkeypatch):

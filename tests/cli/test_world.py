@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -158,6 +159,20 @@ def test_the_model_begins_where_you_are_white(place, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert next(line for line in out.splitlines() if "takes" in line).startswith("the model takes ")
     assert "you take" not in out
+
+
+def test_a_checkpoint_without_a_tokenizer_is_played_and_measured_with_that_of_the_games(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    (place / "bare").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(place / "runs" / "othello-4x4" / "final" / name, place / "bare")
+    options = ["--tokenizer", "games", "--dtype", "bfloat16"]
+    assert play("q\n", ["bare", "--white", *options], monkeypatch) == 0
+    assert "the model takes " in capsys.readouterr().out
+    sizes = ["--num-games", "40", "--num-probe-games", "40", "--num-cases", "8", "--num-pairs", "4"]
+    assert run(["world", "othello", "evaluate", "bare", *options, *sizes, "-o", "measured"]) == 0
+    found = json.loads((place / "measured" / "worldmodel.json").read_text(encoding="utf-8"))
+    assert found["moves"]["model"]["top1_legal"]["value"] > 0.85
 
 
 @pytest.mark.parametrize(

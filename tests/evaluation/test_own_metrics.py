@@ -6,7 +6,7 @@ import os
 import pytest
 
 import llmkit
-from llmkit.errors import HubError, InputError
+from llmkit.errors import HubError, InputError, RunError
 from llmkit.evaluation import own
 from llmkit.evaluation.outcomes import Confusion, Outcome, Row
 from llmkit.evaluation.own import load_metrics
@@ -85,6 +85,23 @@ def test_metric_stands_beside_ours(loaded, tmp_path):
     assert (pair.differences["same_as.same"].value, pair.differences["same_as.same"].p_value) == (0.0, None)
 
 
+def test_metric_that_fails_costs_itself_alone(loaded, tmp_path, caplog):
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "hello", "completion": "world"}\n' * 2, encoding="utf-8")
+    lm = loaded("gpt2", n_positions=128)
+    places = [make_metric(tmp_path, body="1 / 0", name="broken"), make_metric(tmp_path)]
+    reason = f"the metric {places[0]} failed: division by zero"
+    given = {"on": "generation", "data": data, "max_new_tokens": 2, "metrics": [str(place) for place in places]}
+    found = llmkit.evaluate(lm, **given)
+    assert list(found.metrics) == ["exact_match", "f1", "bleu", "chrf", "same_as.same"]
+    assert (found.failures, found.as_dict()["failures"]) == ({"broken": reason}, {"broken": reason})
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [reason]
+    caplog.clear()
+    pair = llmkit.compare(lm, lm, **given)
+    assert (pair.first.failures, list(pair.differences)) == ({"broken": reason}, list(found.metrics))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [reason]
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_missing_metric_is_refused_before_the_checkpoint_is_looked_for(tmp_path, exists):
     data = tmp_path / "a.jsonl"
@@ -145,7 +162,7 @@ def test_metric_that_takes_something_else_is_refused_before_any_work(tmp_path, t
 def test_metric_that_fails_is_one_sentence(tmp_path, body, sentence):
     place = make_metric(tmp_path, body=body)
     (metric,) = load_metrics([str(place)], "translation")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(RunError) as caught:
         metric.compute(Outcome(rows_of([("a", "a")])))
     assert str(caught.value) == sentence.format(place)
 

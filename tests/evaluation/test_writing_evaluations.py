@@ -95,6 +95,12 @@ def test_page_shows_metrics_confusion_and_the_worst_rows_and_asks_for_nothing():
     assert not re.search(r"src=|href=|url\(|<script|@import", page)
 
 
+def test_page_tells_which_metric_failed():
+    facts = cells(make_page(some_evaluation(failures={"mine": "the metric mine failed: <b>"})), "What was measured")
+    assert ["failed", "the metric mine failed: <b>"] in facts
+    assert "failed" not in [row[0] for row in cells(make_page(some_evaluation()), "What was measured")]
+
+
 def test_page_of_a_comparison_shows_both(tmp_path):
     other = some_evaluation(checkpoint="other")
     found = Comparison(some_evaluation(), other, {"accuracy": Difference(-0.1, (-0.2, 0.0), 0.04)})
