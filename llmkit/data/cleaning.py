@@ -13,8 +13,10 @@ from itertools import pairwise
 
 from llmkit.recipe.schema import CleanSpec
 
-# While a text is cleaned, GONE stands where something was dropped, and KEPT where a piece waits to be put back.
+# While a text is cleaned, GONE stands where something was dropped, and a number between two KEPT where a piece waits to
+# be put back.
 GONE, KEPT = "\x01", "\x02"
+PIECE = re.compile(f"{KEPT}([0-9]+){KEPT}")
 HAN = re.compile("[々〇\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 LETTERS = re.compile(r"[^\W\d_]+")
 WIDTHS = range(30, 121)  # characters of a line, for which a document counts as wrapped
@@ -27,7 +29,7 @@ ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])(?:[ \t]|$)")
 INDENTED = re.compile(r"(?: {4}| {0,3}\t)[ \t]*\S")
 BREAK = re.compile(r" {0,3}(?:(?:-[ \t]*){2,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,}|=+[ \t]*)")
 DEFINITION = re.compile(
-    r" {0,3}\[(?!\^)[^\[\]]{1,200}\]:[ \t]*"
+    r" {0,3}\[(?!\^)[^\[\]]{1,200}\]:[ \t]*+"
     r"(?:(?:https?:|ftp:|mailto:|data:|[/#]).*|<[^<>]*>|\S*)"
     r"""(?:[ \t]+(?:"[^"]*"|'[^']*'|\(.*\)))?[ \t]*"""
 )
@@ -41,6 +43,7 @@ TARGET = r"(?:\([ \t]*(?:[^()\n]|\([^()\n]{0,500}\)){0,4000}\)|[ ]?\[[^\[\]\n]{0
 IMAGE = re.compile("!" + LABEL + TARGET)
 LINK = re.compile(LABEL + TARGET)
 FOOTNOTE_MARK = re.compile(r"\[\^[^\[\]\n]{1,200}\]")
+ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 AUTOLINK = re.compile(r"<((?:https?|ftp)://[^<>\s]{1,4000}|mailto:[^<>\s]{1,400}|[\w.+-]{1,100}@[\w.-]{1,200})>")
 # Only elements that are known: <username> in a text is a word. An annotation <rt> is not part of the running text.
 HIDDEN = ("rt", "rp", "script", "style")
@@ -267,7 +270,7 @@ def _clean_inline(text: str, *, markdown: bool, code: bool) -> str:
 
     def keep(piece: str) -> str:
         kept.append(piece)
-        return KEPT
+        return f"{KEPT}{len(kept) - 1}{KEPT}"
 
     def take_span(content: str, raw: str) -> str:
         return keep(content if markdown else raw)
@@ -288,9 +291,9 @@ def _clean_inline(text: str, *, markdown: bool, code: bool) -> str:
         for _ in range(2):  # one may stand within another
             for pattern in EMPHASIS:
                 text = pattern.sub(r"\2", text)
-        text = re.sub(r"[ \t]{2,}", " ", html.unescape(text).replace("\xa0", " "))
-    pieces = text.split(KEPT)
-    text = pieces[0] + "".join(map("".join, zip(kept, pieces[1:], strict=False)))
+        text = ENTITY.sub(lambda entity: html.unescape(entity[0]), text).replace("\xa0", " ")
+        text = re.sub(r"[ \t]{2,}", " ", text)
+    text = PIECE.sub(lambda piece: kept[int(piece[1])], text)
     return _close_gaps(text)
 
 

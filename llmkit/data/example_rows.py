@@ -26,7 +26,9 @@ from llmkit.errors import InputError
 if TYPE_CHECKING:
     import datasets
 
-VERSION = 1  # of what encoding makes of the same examples; part of the key
+VERSION = 2  # of what encoding makes of the same examples; part of the key
+# Special tokens by their role, which tokenizer.json does not state: they end a text, part it, and say "no answer".
+ROLES = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "pad_token_id", "unk_token_id")
 BATCH = 1000  # rows that are written at a time
 
 
@@ -128,7 +130,7 @@ def keep_rows(
     whole = {
         **facts,
         "version": VERSION,
-        "tokenizer": hash_tokenizer(tokenizer),
+        "tokenizer": [hash_tokenizer(tokenizer), *(getattr(tokenizer, role) for role in ROLES)],
         "encoder": [type(encoder).__name__, encoder.facts],
         "skip_bad": skip_bad,
     }

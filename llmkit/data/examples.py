@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from llmkit.data import hub
 from llmkit.data.columns import Row, describe, pick
 from llmkit.data.formats import find_tops, read_columns, read_rows
@@ -168,34 +170,48 @@ def _make_pair(where: str, _spec: SourceSpec, values: Sequence[object]) -> Pair:
 
 def _make_question(where: str, _spec: SourceSpec, values: Sequence[object]) -> Question:
     question, context, answers = values
-    found = [(_text(where, "answer", text), start) for text, start in _list_answers(answers)]
+    found = [(_text(where, "answer", text), _start(where, start)) for text, start in _list_answers(answers)]
     texts, starts = tuple(text for text, _ in found), tuple(start for _, start in found)
     return Question(where, _text(where, "question", question), _text(where, "context", context), texts, starts)
 
 
-def _list_answers(answers: Any) -> list[tuple[object, int | None]]:
+def _list_answers(answers: Any) -> list[tuple[object, object]]:
     """List answers in any of their forms: a text, a list of texts or of objects with one, or {"text": [...]}."""
-    if answers is None or answers == "":
+    answers = {key: _to_plain(value) for key, value in answers.items()} if isinstance(answers, Mapping) else answers
+    if answers is None or (isinstance(answers, str) and not answers):
         return []
     if isinstance(answers, Mapping) and isinstance(answers.get("text"), list):
-        starts = answers.get("answer_start") or itertools.repeat(None)
-        return [(text, _whole(start)) for text, start in zip(answers["text"], starts, strict=False)]
+        starts = answers.get("answer_start")
+        starts = starts if isinstance(starts, list) else [starts]
+        return list(itertools.zip_longest(answers["text"], starts[: len(answers["text"])]))
+    answers = _to_plain(answers)
     listed = answers if isinstance(answers, list) else [answers]
     return [
-        (answer["text"], _whole(answer.get("answer_start")))
+        (answer["text"], answer.get("answer_start"))
         if isinstance(answer, Mapping) and "text" in answer
         else (answer, None)
         for answer in listed
     ]
 
 
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _start(where: str, value: object) -> int | None:
+    """Take where an answer begins; a float that is whole is one too, as a table with gaps has them."""
+    plain = _to_plain(value)
+    if plain is None or (isinstance(plain, int) and not isinstance(plain, bool)):
+        return plain
+    if isinstance(plain, float) and plain.is_integer():
+        return int(plain)
+    raise InputError(f"{where}: expected a whole number as answer_start, got {describe(plain)}")
+
+
+def _to_plain(value: object) -> Any:
+    """Turn a number or an array of numpy's into Python's own; all else stays as it is."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def _make_labelled(where: str, _spec: SourceSpec, values: Sequence[object]) -> Labelled:
-    text, label = values
-    parts = tuple(label) if isinstance(label, list) else (label,)
+    text, label = values[0], _to_plain(values[1])
+    parts = tuple(map(_to_plain, label if isinstance(label, list) else [label]))
     for part in parts:
         if isinstance(part, bool) or not isinstance(part, str | int | float):
             raise InputError(f"{where}: expected text or a number as label, got {describe(part)}")

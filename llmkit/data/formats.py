@@ -91,8 +91,13 @@ def _explaining(path: Path, kind: str, encoding: str) -> Iterator[None]:
         yield
     except UnicodeDecodeError:
         other = "utf-8" if codecs.lookup(encoding).name != "utf-8" else "gb18030"
+        with _open_binary(path) as file:
+            other = "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else other
         line, byte = _find_undecodable(path, encoding)
         raise InputError(f"{path} line {line} byte {byte}: not {encoding}", hint=f"data.encoding: {other}") from None
+    except UnicodeError:  # utf-16 and utf-32 alone, which begin with a mark of the order of their bytes
+        hint = f"data.encoding: {encoding}-le needs none"
+        raise InputError(f"{path}: {encoding} begins with a byte order mark, and this does not", hint=hint) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as err:
         reason = "it is cut short" if isinstance(err, EOFError) else str(err)
         raise InputError(f"{path} is not a whole gzip file: {reason}") from None
@@ -148,15 +153,19 @@ def _read_lines(file: TextIO, path: Path) -> Iterator[str]:
 
 
 def _read_txt(path: Path, spec: SourceSpec, columns: Columns) -> Iterator[Row]:
-    """Read a text; every line end becomes a line feed, and a text longer than a block comes in several rows."""
-    with _open_text(path, spec.encoding, newline=None) as file:
+    """Read a text; every line end becomes a line feed, and a text longer than a block comes in several rows.
+
+    Rows that are lines end where `wc -l` counts one: a carriage return within is no end, else files whose lines belong
+    together would not go together.
+    """
+    with _open_text(path, spec.encoding, newline="\n" if spec.sample_by == "line" else None) as file:
         if spec.sample_by == "document":
             rows = _cut_document(file, str(path), fences=spec.clean.markdown or spec.clean.code)
         elif spec.sample_by == "paragraph":
             rows = _cut_paragraphs(file, path)
         else:
             lines = _cut_lines(file)
-            rows = (Row(f"{path} line {number}", line.removesuffix("\n"), ends=ends) for number, ends, line in lines)
+            rows = (Row(f"{path} line {number}", _drop_end(line), ends=ends) for number, ends, line in lines)
         rows = (dataclasses.replace(row, value=(row.value,)) for row in rows)
         last = None  # is known to end its document only when nothing follows: it may fill its block to the last place
         for row in rows:
@@ -189,9 +198,15 @@ def _find_cut(text: str, *, fences: bool) -> int:
     return text.rfind("\n", BLOCK // 2) + 1 or len(text)
 
 
+def _drop_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
+
+
 def _cut_lines(file: TextIO) -> Iterator[tuple[int, bool, str]]:
     number = 1
     while line := file.readline(BLOCK):
+        if line.endswith("\r") and len(line) == BLOCK:
+            line += file.read(1)  # its line feed
         ends = line.endswith("\n") or len(line) < BLOCK
         yield number, ends, line
         number += ends

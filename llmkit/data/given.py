@@ -104,7 +104,7 @@ def _read_ids(dataset: object, on_bad: sources.OnBad, counts: Counts) -> Iterato
     for number, row in enumerate(_begin(dataset), 1):
         where = f"{counts.name} row {number}"
         value = row.get("input_ids") if isinstance(row, Mapping) else row
-        ids = np.asarray(value if value is not None else "")
+        ids = _to_array(value)
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
             if on_bad == "error":
                 hint = "data.on_bad: skip leaves such rows out"
@@ -115,6 +115,14 @@ def _read_ids(dataset: object, on_bad: sources.OnBad, counts: Counts) -> Iterato
         else:
             counts.documents += 1
             yield ids.astype(np.int64), True, where
+
+
+def _to_array(value: object) -> np.ndarray[Any, Any]:
+    """Turn what stands as input_ids into an array; what is none of one dimension becomes text, which is refused."""
+    try:
+        return np.asarray(value if value is not None else "")
+    except ValueError:  # lists of several lengths
+        return np.asarray("")
 
 
 def _add_end(pieces: Iterator[Piece], tokenizer: Any, *, end_of_text: bool) -> Iterator[Piece]:

@@ -124,6 +124,22 @@ class StreamDataset(IterableDataset[Row]):  # type: ignore[misc]  # mypy does no
                 yield row
 
 
+class ChainedDataset(IterableDataset[Row]):  # type: ignore[misc]  # as above
+    """Gives the rows of several data sets, some of them streams, in turn; worker processes share them."""
+
+    def __init__(self, parts: Sequence["Dataset[Row]"]) -> None:
+        self.parts = parts
+
+    def __iter__(self) -> Iterator[Row]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        for part in self.parts:
+            if isinstance(part, IterableDataset):
+                yield from part
+            else:
+                yield from (part[i] for i in range(first, len(part), step))
+
+
 @dataclass(frozen=True)
 class Part:
     """Holds one source of a run as rows; nothing is held out of a stream."""
@@ -257,7 +273,8 @@ def _make_parts(
         raise InputError("data.eval_rows: a stream has no last rows to hold out", hint=hint)
     rows = [layout.cut(source) for source in opened if isinstance(source, TokenStore)]
     parts = []
-    for part, number in zip(rows, share_out(num_held, weights or [len(part) for part in rows]), strict=True):
+    held_of_each = share_out(num_held, weights or [len(part) for part in rows]) if num_held else [0] * len(rows)
+    for part, number in zip(rows, held_of_each, strict=True):
         if number >= len(part):
             name, whole = part.store.counts.name, len(part)
             raise InputError(
@@ -325,7 +342,10 @@ def find_shares(sizes: Sequence[float], weights: list[float] | None) -> list[flo
 
 def join(parts: Sequence["Dataset[Row]"]) -> Any:
     """Join data sets to one; there may be none."""
-    return ConcatDataset(parts) if len(parts) > 1 else parts[0] if parts else None
+    if len(parts) > 1:
+        is_stream = any(isinstance(part, IterableDataset) for part in parts)
+        return ChainedDataset(parts) if is_stream else ConcatDataset(parts)
+    return parts[0] if parts else None
 
 
 def _keep_ledger(parts: Sequence[Part], weights: list[float] | None, evaluated: TokenRows | None) -> Ledger:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from llmkit.data import hub
 from llmkit.data.cleaning import clean
@@ -26,7 +26,7 @@ from llmkit.locating import suggest_near
 from llmkit.recipe.schema import CleanSpec, SourceSpec
 from llmkit.runfolder import hash_file
 
-VERSION = 1  # of what reading and cleaning make of the same bytes; part of hash_source
+VERSION = 2  # of what reading and cleaning make of the same bytes; part of hash_source
 OnBad = Literal["error", "skip"]
 
 
@@ -150,6 +150,9 @@ def list_files(path: str) -> list[Path]:
         check_regular(place)
         return [place]
     if place.is_dir():
+        saved = _list_saved(place)
+        if saved is not None:
+            return saved
         found = [p for p in place.rglob("*") if not _is_hidden(p.relative_to(place)) and p.is_file()]
     elif glob.has_magic(path):
         found = [p for p in map(Path, glob.glob(os.path.expanduser(path), recursive=True)) if p.is_file()]
@@ -164,6 +167,32 @@ def list_files(path: str) -> list[Path]:
     if others:
         logging.getLogger("llmkit").info(f"{path}: {len(others)} files of other kinds are not read: {others[0].name}")
     return known
+
+
+def _list_saved(place: Path) -> list[Path] | None:
+    """List the tables of a data set that `datasets.Dataset.save_to_disk` wrote; None where a folder is none.
+
+    Caches may lie beside the tables, which state.json names.
+
+    Raises:
+        InputError: It holds several splits.
+    """
+    splits = _read_key(place / "dataset_dict.json", "splits")
+    if splits:
+        sentence = f"{place} holds the splits {', '.join(map(str, splits))}; expected one of them"
+        raise InputError(sentence, hint=f"data.path: {place / str(splits[0])}")
+    tables = _read_key(place / "state.json", "_data_files")
+    names = [table.get("filename") if isinstance(table, dict) else None for table in tables or []]
+    return [place / str(name) for name in names] if names and None not in names else None
+
+
+def _read_key(path: Path, key: str) -> list[Any] | None:
+    """Read a list from a JSON file that may not be there, or be another's of that name."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _is_hidden(path: Path) -> bool:

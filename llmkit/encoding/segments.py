@@ -10,6 +10,7 @@ from llmkit.encoding.prompts import replace_surrogates, start_token
 from llmkit.errors import InputError
 from llmkit.heads import context_length, stated_length
 
+LETTERS = ("a", "中", "0")  # one of which a tokenizer knows
 LONG = 200_000  # characters; a longer text is encoded in blocks
 UNBOUNDED = 4096  # tokens of a window where neither the model nor the tokenizer has an end
 
@@ -51,11 +52,17 @@ def find_frame(tokenizer: Any, *, pair: bool = False) -> Frame:
     """Find the special tokens that a tokenizer adds, by letting it encode a letter, or a letter twice.
 
     This serves every kind of tokenizer, those without a backend too, and needs each text to be encoded only once.
+
+    Raises:
+        InputError: It has no token for any of LETTERS.
     """
-    size = len(encode_texts(tokenizer, ["a"])[0])
+    found = zip(LETTERS, encode_texts(tokenizer, LETTERS), strict=True)
+    letter, size = next(((text, len(ids)) for text, ids in found if len(ids)), ("", 0))
+    if not letter:
+        raise InputError(f"the tokenizer has no tokens for {', '.join(LETTERS)}; expected one of texts")
     encoded = tokenizer(
-        "a",
-        "a" if pair else None,
+        letter,
+        letter if pair else None,
         return_special_tokens_mask=True,
         return_token_type_ids=True,
         verbose=False,

@@ -194,5 +194,7 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     """Set the value at a dotted key."""
     *sections, last = key.split(".")
     for section in sections:
+        if not isinstance(values.get(section), dict):
+            values[section] = {}  # of a free key, whose value is a mapping that was not there
         values = values[section]
     values[last] = value

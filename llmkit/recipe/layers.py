@@ -107,15 +107,24 @@ def _model_type(section: Mapping[str, Node]) -> Any:
 
 def find_contradictions(layer: Node) -> Iterator[Problem]:
     """Find the choices of which one layer gives several."""
-    for section, groups in CHOICES.items():
-        node = layer.value.get(section)
-        if node is None or not isinstance(node.value, dict):
-            continue
-        for group in groups:
-            given = [key for key in group if key in node.value and node.value[key].value is not None]
+    for section, node in _list_sections(layer):
+        for group in CHOICES["mix" if section.startswith("data.mix.") else section]:
+            given = [key for key in group if key in node and node[key].value is not None]
             for first, second in pairwise(given):
                 sentence = f"given beside {section}.{first}; expected one of the two"
-                yield Problem(node.value[second].place, f"{section}.{second}", sentence)
+                yield Problem(node[second].place, f"{section}.{second}", sentence)
+
+
+def _list_sections(layer: Node) -> Iterator[tuple[str, Mapping[str, Node]]]:
+    """List the sections that hold choices, the sources of a mixture among them, by their dotted keys."""
+    for section in CHOICES:
+        node = layer.value.get(section)
+        if node is not None and isinstance(node.value, dict):
+            yield section, node.value
+            mix = node.value.get("mix") if section == "data" else None
+            items = mix.value if mix is not None else None
+            numbered = enumerate(items) if isinstance(items, list) else items.items() if isinstance(items, dict) else ()
+            yield from ((f"data.mix.{i}", item.value) for i, item in numbered if isinstance(item.value, dict))
 
 
 def list_rivals(key: str) -> set[Path]:

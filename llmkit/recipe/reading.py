@@ -59,6 +59,9 @@ def read_recipe(
     found = _read_layers(recipe, problems)
     above, wrong = layers.read_overrides(overrides)
     problems += wrong
+    if (extends := above.value.pop("extends", None)) is not None:
+        sentence = "a recipe states it itself, and it cannot be given beside one; expected it in a file"
+        problems.append(Problem(extends.place, "extends", sentence))
     file = found[-1].file
     tree: Node = Node({}, Place(file))
     files = [layer.file for layer in reversed(found)]

@@ -7,6 +7,12 @@ from llmkit.recipe.schema import CleanSpec, DataSpec, Recipe, SourceSpec
 
 DATA_ENDINGS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".json", ".gz")
 SOURCE_KEYS = ("eval_documents", "origin", "license")  # of one source, beside those of the hub
+# how a source is read; beside data.mix those of data itself are for data.eval_path alone
+READING_KEYS = (
+    *("text_column", "label_column", "source_column", "target_column", "question_column", "context_column"),
+    *("answers_column", "prompt_column", "completion_column", "template", "column_names", "sample_by", "encoding"),
+    "clean",
+)
 # key of data -> the objectives in which it acts; the others act in all
 ACTING: Mapping[str, tuple[str, ...]] = {
     "label_column": ("classification",),
@@ -105,6 +111,10 @@ def _check_objective(recipe: Recipe) -> Iterator[Breach]:
         for key in [name for name in ACTING if name in fields]:  # a recipe that was written down has all of them
             if objective not in ACTING[key] and getattr(source, key) != fields[key].default:
                 yield Breach((f"{place}.{key}", "objective"), f"cannot act with {objective}")
+    labels = recipe.model.labels or []
+    if len(set(labels)) < len(labels):
+        twice = next(label for i, label in enumerate(labels) if label in labels[:i])
+        yield Breach(("model.labels",), f"{twice!r} stands there twice; expected a name for each class")
     for key in CLASSES:
         if getattr(recipe.model, key) is not None and objective != "classification":
             yield Breach((f"model.{key}", "objective"), f"cannot act with {objective}")
@@ -136,7 +146,7 @@ def _check_examples(recipe: Recipe, sources: Sequence[tuple[str, SourceSpec]]) -
     for key, value in (("pack", data.pack), ("streaming", data.streaming), ("clean", data.clean != CleanSpec())):
         if value:
             yield Breach((f"data.{key}",), "cannot act on examples of columns")
-    for place, source in sources[1:] or sources:
+    for place, source in sources if data.mix is None or data.eval_path is not None else sources[1:]:
         if recipe.objective == "causal-lm":
             if source.completion_column is None:
                 yield Breach((f"{place}.completion_column",), "missing; add the column of the completions")
@@ -198,6 +208,11 @@ def _check_data(data: DataSpec, own_data: bool) -> Iterator[Breach]:
         for name, value in [*_list_hub_keys(data), *((key, getattr(data, key)) for key in SOURCE_KEYS)]:
             if value:
                 yield Breach((f"data.{name}", "data.mix"), "cannot act beside data.mix")
+        for key in READING_KEYS if data.eval_path is None and data.eval_source_path is None else ():
+            if getattr(data, key) != SourceSpec.model_fields[key].default:
+                yield Breach(
+                    (f"data.{key}", "data.mix"), "cannot act beside data.mix; expected it in each source there"
+                )
     yield from _check_held_out(data)
 
 

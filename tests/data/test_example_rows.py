@@ -53,6 +53,18 @@ def test_rows_are_all_those_encoded_in_their_order_however_many_are_written_at_a
     assert [rows.where(i) for i in range(6)] == [f"a row {i + 1}" for i in range(6)]
 
 
+def test_another_end_of_text_of_the_same_vocabulary_makes_other_rows():
+    lengths = {}
+    for end in ("<|endoftext|>", "a"):
+        tokenizer = byte_level_tokenizer()
+        tokenizer.eos_token = end
+        encoder = CompletionEncoder(tokenizer, 8, "drop")
+        read = lambda counts: read_dataset([{"source": "b", "target": "c"}], SPEC, "completion", counts=counts)  # noqa: E731
+        row = keep_rows("a", {}, read, encoder, tokenizer)[0]
+        lengths[end] = row["labels"].tolist()[-1] == tokenizer.eos_token_id
+    assert lengths == {"<|endoftext|>": True, "a": True}
+
+
 def test_rows_of_a_part_end_where_the_other_part_begins():
     parts = keep([3, 4, 5, 6]).split(1)
     assert [list_lengths(part) for part in parts] == [[3, 4, 5], [6]]

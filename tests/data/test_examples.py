@@ -3,8 +3,10 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
+from llmkit.data import formats
 from llmkit.data.examples import Completion, Labelled, Pair, Question, read_dataset, read_examples
 from llmkit.data.ledger import Counts
 from llmkit.errors import InputError
@@ -75,6 +77,41 @@ def test_answers_come_in_any_form(tmp_path, answers, texts, starts):
     assert read("question", path) == [Question(f"{path} row 1", "q", "a b c", texts, starts)]
 
 
+@pytest.mark.parametrize("start", [13, np.int64(13), 13.0, np.float32(13)])
+@pytest.mark.parametrize("form", ["arrays", "lists", "objects"])
+def test_a_start_is_a_whole_number_of_any_kind(start, form):
+    answers = {
+        "arrays": {"text": np.array(["Ann", "Bob"]), "answer_start": np.array([start, 8])},
+        "lists": {"text": ["Ann", "Bob"], "answer_start": [start, 8]},
+        "objects": [{"text": "Ann", "answer_start": start}, {"text": "Bob", "answer_start": 8}],
+    }[form]
+    rows = [{"question": "q", "context": "Ann met Bob. Ann left.", "answers": answers}]
+    (found,) = read_dataset(rows, SourceSpec(), "question", counts=Counts("x"))
+    assert (found.answers, found.starts) == (("Ann", "Bob"), (13, 8))
+    assert all(type(one) is int for one in found.starts)
+
+
+@pytest.mark.parametrize("start", ["13", 13.5, True, [13]])
+def test_a_start_that_is_no_whole_number_is_refused(start):
+    rows = [{"question": "q", "context": "a b", "answers": [{"text": "a", "answer_start": start}]}]
+    with pytest.raises(InputError, match=r"^x row 1: expected a whole number as answer_start, got "):
+        list(read_dataset(rows, SourceSpec(), "question", counts=Counts("x")))
+
+
+def test_an_answer_without_a_start_among_others_stays(tmp_path):
+    answers = {"text": ["a", "b"], "answer_start": [0]}
+    path = write(tmp_path / "a.jsonl", [{"question": "q", "context": "a b", "answers": answers}])
+    assert [(one.answers, one.starts) for one in read("question", path)] == [(("a", "b"), (0, None))]
+
+
+@pytest.mark.parametrize("given", [np.int64(1), np.array([0, 1]), [np.float32(0.5)]])
+def test_labels_of_numpy_are_plain(given):
+    (found,) = read_dataset([{"text": "a", "label": given}], SourceSpec(), "label", counts=Counts("x"))
+    parts = found.label if isinstance(found.label, tuple) else (found.label,)
+    assert parts == tuple(np.atleast_1d(given).tolist())
+    assert all(type(part) in (int, float) for part in parts)
+
+
 SQUAD = {
     "data": [
         {
@@ -123,6 +160,16 @@ def test_parallel_files_belong_together(tmp_path):
     where = f"{paths['source_path']} line"
     assert read("pair", **paths) == [Pair(f"{where} 1", "one", "一"), Pair(f"{where} 2", "", ""),
                                      Pair(f"{where} 3", "two", "二")]  # fmt: skip
+
+
+@pytest.mark.parametrize("block", [3, 1 << 20])
+def test_lines_that_belong_together_end_as_wc_counts_them(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(formats, "BLOCK", block)
+    (tmp_path / "a.en").write_bytes(b"one\rmore\r\ntwo\nab\r\nthree\r\n")
+    (tmp_path / "a.zh").write_bytes("一\n二\r又\n\n三".encode())
+    found = read("pair", source_path=str(tmp_path / "a.en"), target_path=str(tmp_path / "a.zh"))
+    pairs = [("one\rmore", "一"), ("two", "二\r又"), ("ab", ""), ("three", "三")]
+    assert [(one.source, one.target) for one in found] == pairs
 
 
 def test_datasets_of_the_user_are_read_by_the_same_columns():

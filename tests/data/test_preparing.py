@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -551,6 +552,40 @@ def test_stream_is_shared_by_worker_processes(write):
     loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork")
     found = sorted(row["input_ids"].tolist() for row in loader)
     assert found == sorted(row["input_ids"].tolist() for row in dataset)
+
+
+@pytest.mark.parametrize("weights", [(1, 3), (None, None)])
+def test_streams_and_shards_are_mixed_by_weight(write, tmp_path, weights):
+    folder = tmp_path / "shards"
+    store = prepare(path=write("a.jsonl", [f"shards {i}" for i in range(40)])).train_dataset.store
+    shutil.copytree(store.folder, folder)
+    parts = [str(folder), write("b.jsonl", [f"stream {i}" for i in range(40)])]
+    mix = [{"path": path, "weight": weight} for path, weight in zip(parts, weights, strict=True)]
+    if None in weights:
+        assert "weight" in refuse(mix=mix, streaming=True)
+        return
+    prepared = prepare(mix=mix, streaming=True, pack=False, eval_path=write("c.jsonl", ["other text"] * 3))
+    drawn = [TOKENIZER.decode(prepared.train[i]["input_ids"]).split()[0] for i in range(1024)]
+    assert Counter(drawn) == {"shards": 256, "stream": 768}
+    again = prepare(mix=mix, streaming=True, pack=False)
+    assert again.train[700]["input_ids"].tolist() == prepared.train[700]["input_ids"].tolist()
+    whole = [TOKENIZER.decode(row["input_ids"]).split()[0] for row in prepared.train_dataset]
+    assert Counter(whole) == {"shards": 40, "stream": 40}
+
+
+@pytest.mark.parametrize("kinds", [("stream", "stream"), ("store", "stream")])
+def test_a_mixture_with_streams_is_shared_by_worker_processes(write, kinds):
+    from torch.utils.data import DataLoader
+
+    parts = [
+        prepare(path=write(f"{i}.jsonl", STORIES[i : i + 20]), streaming=kind == "stream").train_dataset
+        for i, kind in enumerate(kinds)
+    ]
+    dataset = preparing.join(parts)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    found, alone = ([row["input_ids"].tolist() for row in rows] for rows in (loader, dataset))
+    assert sorted(found) == sorted(alone)
+    assert alone == [row["input_ids"].tolist() for part in parts for row in part]
 
 
 def test_stream_has_no_last_rows(write):

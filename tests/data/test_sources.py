@@ -211,6 +211,26 @@ def test_read_documents_reads_another_encoding():
     assert texts("a.txt", encoding="utf-16") == ["天气\n"]
 
 
+def test_read_documents_says_that_a_mark_of_the_order_of_bytes_is_missing():
+    write("a.txt", "天气\n".encode("utf-16-le"))
+    assert refused("a.txt", encoding="utf-16") == (
+        "a.txt: utf-16 begins with a byte order mark, and this does not",
+        "data.encoding: utf-16-le needs none",
+    )
+    assert texts("a.txt", encoding="utf-16-le") == ["天气\n"]
+
+
+def test_read_documents_reads_what_save_to_disk_wrote():
+    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk("saved", num_shards=2)
+    write("saved/cache-0123.arrow", table("arrow"))  # what a map over it left
+    assert texts("saved") == TEXTS
+    datasets.DatasetDict({"test": datasets.Dataset.from_dict({"text": TEXTS})}).save_to_disk("splits")
+    assert refused("splits") == ("splits holds the splits test; expected one of them", "data.path: splits/test")
+    assert texts("splits/test") == TEXTS
+    write("data/state.json", '[{"text": "a"}]')
+    assert texts("data") == ["a"]
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_read_documents_steps_into_a_nested_column(name):
     rows = [{"meta": {"body": {"text": "deep"}}, "a.b": "flat"}, {"meta": {"body": {"text": "deeper"}}, "a.b": "flat"}]
@@ -323,6 +343,7 @@ FILES = [
     ("a.csv", b"text\nabc\nab\xcc\xecc\n", "a.csv line 3 byte 3: not utf-8", "data.encoding: gb18030"),
     ("a.txt", b"abc\n" * 9999 + b"abc\xe5", "a.txt line 10000 byte 4: not utf-8", "data.encoding: gb18030"),
     ("a.txt.gz", b"\n\xe4\xb8\xad\xff", "a.txt.gz line 2 byte 4: not utf-8", "data.encoding: gb18030"),
+    ("a.txt", "天气\n".encode("utf-16"), "a.txt line 1 byte 1: not utf-8", "data.encoding: utf-16"),
     ("a.csv", 'text\na\n"b\nc', "a.csv line 4: not csv (unexpected end of data)", None),
     ("a.csv", 'text\n"a"b\n', "a.csv line 2: not csv (',' expected after '\"')", None),
     ("b.text", "a", f"cannot tell what b.text holds; expected {KINDS}", None),

@@ -34,6 +34,25 @@ def trailing_tokenizer():
     return tokenizer
 
 
+def han_tokenizer(words):
+    """A tokenizer that drops what it does not know."""
+    from tokenizers import Tokenizer, models, processors
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE({word: i for i, word in enumerate(["[SEP]", *words])}, []))
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", pair="$A [SEP] $B:1 [SEP]:1", special_tokens=[("[SEP]", 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, sep_token="[SEP]")
+
+
+def test_frame_of_a_tokenizer_without_latin_letters():
+    frame = find_frame(han_tokenizer("中文"), pair=True)
+    assert (frame.before, frame.between, frame.after) == ([], [(0, 0)], [(0, 1)])
+    with pytest.raises(InputError, match=r"^the tokenizer has no tokens for a, 中, 0; expected one of texts$"):
+        find_frame(han_tokenizer("文"))
+
+
 def slow_tokenizer():
     """A tokenizer without a backend: its ids are bytes."""
     from transformers import ByT5Tokenizer

@@ -195,6 +195,20 @@ def test_a_contradiction_counts_within_one_layer():
     ]
 
 
+def test_a_source_of_a_mixture_has_one_place():
+    sources = "{path: a.jsonl}, {path: b.jsonl, source_path: s, target_path: t}"
+    (sentence,) = refused(child(f"objective: seq2seq\ndata: {{mix: [{sources}]}}\n"))
+    assert sentence == "child.yaml:3: data.mix.1.source_path: given beside data.mix.1.path; expected one of the two"
+
+
+def test_extends_is_refused_beside_a_recipe():
+    (sentence,) = refused("base.yaml", ["extends=other.yaml"])
+    assert sentence == (
+        "command line: extends=other.yaml: a recipe states it itself, and it cannot be given beside one; "
+        "expected it in a file"
+    )
+
+
 def test_a_problem_of_the_parent_is_gone_when_the_child_mends_it():
     child("optim: {lr: fast}\n", "one.yaml")
     assert read_recipe(child("optim: {lr: 1}\n", "two.yaml", "one.yaml")).optim.lr == 1.0

@@ -40,6 +40,28 @@ def test_a_key_that_cannot_act_is_refused_at_its_place(objective, key):
         assert refuse(mapping) == f"recipe: data.{key}: cannot act with {objective}"
 
 
+def test_a_key_of_reading_beside_a_mixture_is_for_evaluation_data_alone():
+    mix = {"path": None, "mix": [{"path": "a.jsonl"}]}
+    for key, value in {"text_column": "body", "clean": {"markdown": True}, "sample_by": "line"}.items():
+        sentence = f"recipe: data.{key}: cannot act beside data.mix; expected it in each source there"
+        assert refuse(recipe("causal-lm", {**mix, key: value})) == sentence
+        assert read_recipe(recipe("causal-lm", {**mix, key: value, "eval_path": "b.jsonl"}))
+
+
+def test_completions_of_a_mixture_and_of_evaluation_data_have_columns_of_their_own():
+    mixed = {"path": None, "mix": [{"path": "a.jsonl", **COLUMNS}]}
+    assert read_recipe(recipe("causal-lm", mixed))
+    sentence = "recipe: data.completion_column: missing; add the column of the completions"
+    assert refuse(recipe("causal-lm", {**mixed, "eval_path": "b.jsonl"})) == sentence
+    assert read_recipe(recipe("causal-lm", {**mixed, "eval_path": "b.jsonl", **COLUMNS}))
+
+
+def test_two_classes_of_one_name_are_refused():
+    model = {"name": "x", "labels": ["pos", "neg", "pos"]}
+    sentence = "recipe: model.labels: 'pos' stands there twice; expected a name for each class"
+    assert refuse(recipe("classification", model=model)) == sentence
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_written_recipe_reads_back_with_the_keys_that_act_alone(objective, tmp_path):
     first = read_recipe(recipe(objective))

@@ -40,6 +40,12 @@ def test_what_is_free_may_change(resume, argument):
     assert resume([], [argument]) == read_recipe("r.yaml", [argument])
 
 
+def test_a_setting_of_generation_that_was_not_there_may_come(resume):
+    goes_on = ["save.generation_config.watermarking_config.greenlist_ratio=0.5", "save.generation_config.top_k=5"]
+    recipe = resume([], goes_on)
+    assert recipe.save.generation_config == {"watermarking_config": {"greenlist_ratio": 0.5}, "top_k": 5}
+
+
 def test_epochs_may_take_the_place_of_steps(resume):
     recipe = resume([], ["train.num_epochs=3"])
     assert (recipe.train.max_steps, recipe.train.num_epochs) == (None, 3)
