@@ -20,6 +20,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 WIDE = re.compile("[\u2e80-\u312f\u3190-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff9f\U00020000-\U0003ffff]")
 # Where a sentence that is too long is cut: after a clause, with the quotes and brackets that close it.
 CLAUSE = re.compile(r"[，；：、。！？…—]+[”’」』）】》]*|[,;:.!?]+[\"'”’)\]]*(?=\s)")
+CLOSERS = "”’」』）】》〉〕］｝"
 SPACE = re.compile(r"\s+")
 
 
@@ -49,8 +50,15 @@ def split(text: str, language: str = "en") -> Iterator[Span]:
 
 def _find_ends(block: str, language: str) -> list[int]:
     found = sentencex.get_sentence_boundaries(language, SURROGATE.sub("\ufffd", block))
-    ends = [int(border["end_index"]) for border in found]
+    ends = list(dict.fromkeys(_pass_closers(block, int(border["end_index"])) for border in found))
     return ends if ends and ends[-1] == len(block) else [*ends, len(block)]
+
+
+def _pass_closers(block: str, end: int) -> int:
+    """Move the end of a sentence past marks that close it, of which sentencex 1.0 does not know all."""
+    while 0 < end < len(block) and block[end] in CLOSERS:
+        end += 1
+    return end
 
 
 def trim(text: str, start: int, end: int) -> list[Span]:

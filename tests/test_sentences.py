@@ -31,6 +31,18 @@ def test_split_finds_sentences_of_chinese_text():
     assert texts(CHINESE, "zh") == ["他说：“你好。再见！”", "然后走了……天气很好。", "第二段！？", "好。"]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("小明问：『你是谁？』我回答：『我是小红。』", ["小明问：『你是谁？』", "我回答：『我是小红。』"]),
+        ("他说【你好。】然后走了。", ["他说【你好。】", "然后走了。"]),
+        ("见〈序。〉再见〔注！〕好。", ["见〈序。〉", "再见〔注！〕", "好。"]),
+    ],
+)
+def test_split_leaves_a_closing_mark_with_its_sentence(text, expected):
+    assert texts(text, "zh") == expected
+
+
 @pytest.mark.parametrize("text", ["", " \n\t", "---\n***\n", "😀 …… 。"])
 def test_split_finds_nothing_where_there_is_neither_letter_nor_digit(text):
     assert texts(text) == []

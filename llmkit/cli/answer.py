@@ -59,6 +59,7 @@ class Named:
 
 
 def answer(
+    command: typer.Context,
     question: Asked = None,
     context: Context = None,
     model: options.Model = None,
@@ -90,7 +91,9 @@ def answer(
         raise InputError("no question, got neither QUESTION nor -f; expected one of them")
     _check_places(top, file, output, as_json)
     columns = COLUMNS | ({"file": "file"} if len(context or []) > 1 else {})
-    flow = Flow(question, file, output, column, encoding, overwrite, as_json, quiet, columns).open()
+    flow = Flow(
+        question, file, output, column, encoding, overwrite, as_json, quiet, columns, call=command, inputs=context or []
+    ).open()
     own = _has_column(flow.path, context_column, encoding)
     contexts = _read_contexts(context or [], file, encoding, own=own)
     job = _open_job(model, settings, adapter=adapter, tokenizer=tokenizer, device=device, dtype=dtype, offline=offline)
@@ -107,7 +110,7 @@ def answer(
 
 def _check_places(top: int, file: str | None, output: Path | None, as_json: bool) -> None:
     """Check that several answers have a place to go to."""
-    in_json = as_json and (output is None or output.suffix not in rows.TABLES)
+    in_json = as_json and (output is None or rows.kind(output) not in rows.TABLES)
     if top > 1 and (file is not None or output is not None) and not in_json:
         raise InputError(
             f"several answers a row are shown as JSON alone, got --top {top}; expected --json, and -o with no table"
@@ -115,7 +118,7 @@ def _check_places(top: int, file: str | None, output: Path | None, as_json: bool
 
 
 def _has_column(path: Path | None, column: str, encoding: str) -> bool:
-    return path is not None and path.suffix in rows.TABLES and column in rows.read_header(path, encoding)
+    return path is not None and rows.kind(path) in rows.TABLES and column in rows.read_header(path, encoding)
 
 
 def _read_contexts(paths: list[str], file: str | None, encoding: str, *, own: bool) -> Contexts | None:

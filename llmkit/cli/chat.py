@@ -54,6 +54,8 @@ def chat(
     if question is not None:
         _answer(job, messages, question)
         return
+    if hasattr(sys.stdin, "reconfigure"):  # half a character, as a terminal leaves it, does not end the conversation
+        sys.stdin.reconfigure(errors="replace")
     render.note("an empty line or end of input (Ctrl-D) ends the conversation")
     while (question := _ask()) is not None:
         try:

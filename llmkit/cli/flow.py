@@ -1,16 +1,21 @@
 """Rows in, results out: what every command that reads -f and writes -o has in common."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from llmkit.cli import outputs, render, rows
 from llmkit.errors import InputError
 
 # Gives each row of an iterator its results, or comes back with the row's error set and none.
 Answers = Callable[[Iterator[rows.Row]], Iterator[tuple[rows.Row, list[Any]]]]
+# Arguments that leave the results as they are, or name where they go.
+INDIFFERENT = {"output", "overwrite", "quiet", "debug", "batch_size", "device", "offline"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Flow:
         quiet: Whether progress is kept away.
         columns: The columns that -o adds to a table, and the field of a result that each holds.
         per_row: The number of results of a row.
+        call: The command and its arguments; a FILE.part goes on by the same call alone.
+        inputs: Names of further files that it reads.
     """
 
     text: str | None
@@ -40,6 +47,8 @@ class Flow:
     quiet: bool
     columns: Mapping[str, str]
     per_row: int = 1
+    call: typer.Context | None = None
+    inputs: Sequence[str] = ()
 
     def open(self) -> "OpenFlow":
         """Check what is to be read and written, before any model is loaded; nothing is written yet.
@@ -60,7 +69,7 @@ class Flow:
         if path is not None and self.output.resolve() == path.resolve():
             raise InputError(f"-o and -f name the same file: {path}")
         header = rows.read_header(path, self.encoding) if path is not None else ["text"]
-        taken = [name for name in self.columns if name in header and self.output.suffix in rows.TABLES]
+        taken = [name for name in self.columns if name in header and rows.kind(self.output) in rows.TABLES]
         if taken:
             raise InputError(f"{path} has a column {taken[0]!r} already, which would be added")
         return outputs.Table(
@@ -69,7 +78,21 @@ class Flow:
             overwrite=self.overwrite,
             columns=[*header, *self.columns],
             per_row=self.per_row,
+            call=self._describe_call(),
         )
+
+    def _describe_call(self) -> dict[str, Any]:
+        """Describe what decides the results, as JSON: the arguments, and the bytes of what is read."""
+        if self.call is None:
+            return {}
+        from llmkit.runfolder import hash_file
+
+        given = {name: value for name, value in self.call.params.items() if name not in INDIFFERENT}
+        read = [Path(name) for name in (self.file, *self.inputs) if name is not None]
+        hashes = {str(path): hash_file(path) for path in read if path.is_file()}
+        described = {"command": self.call.info_name, **given, "sha256": hashes}
+        plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
+        return plain
 
 
 @dataclass(frozen=True)
@@ -114,10 +137,12 @@ class OpenFlow:
         sink: outputs.Sink = self.table or outputs.Screen()
         if row.error is not None:
             problem = {"row": row.number, "error": row.error}
-            if not self.flow.as_json:
+            in_fields = self.table is not None and self.table.kind in rows.DIALECTS  # which have no column for it
+            if not self.flow.as_json or in_fields:
                 render.say("error", f"row {row.number}: {row.error}")
+            added = {name: value for name, value in problem.items() if name == "error" or name not in row.record}
             for _ in range(self.flow.per_row):  # in the place of each result
-                sink.put(row, render.to_json(problem) if self.flow.as_json else "", problem)
+                sink.put(row, render.to_json(problem) if self.flow.as_json else "", added)
             return
         for result in results:
             text = str(result) if self.whole is not None else render.escape(str(result))

@@ -23,6 +23,7 @@ CHUNK = 8  # batches that are read ahead, so that a row that ends early makes ro
 
 
 def generate(
+    context: typer.Context,
     text: options.Text = None,
     model: options.Model = None,
     adapter: options.Adapter = None,
@@ -55,7 +56,9 @@ def generate(
         locals(), "max_new_tokens", "temperature", "top_p", "top_k", "num_beams", "stop", "seed", "truncate"
     )
     check(settings, num_samples=num_samples, batch_size=batch_size)
-    flow = Flow(text, file, output, column, encoding, overwrite, as_json, quiet, COLUMNS, num_samples).open()
+    flow = Flow(
+        text, file, output, column, encoding, overwrite, as_json, quiet, COLUMNS, num_samples, call=context
+    ).open()
     job = open_job(model, settings, adapter=adapter, tokenizer=tokenizer, device=device, dtype=dtype, offline=offline)
     render.NOTES.show()
     if flow.is_one:

@@ -4,13 +4,16 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmkit.cli import render
-from llmkit.cli.rows import DIALECTS, Row, python_name
+from llmkit.cli.rows import DIALECTS, Row, kind, python_name
 from llmkit.errors import InputError, RunError
+
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can hold and no encoding
 
 
 class Sink(Protocol):
@@ -33,24 +36,67 @@ class Table:
     """Writes results to FILE.part and renames it when all are there.
 
     For .jsonl, .csv and .tsv each result keeps the columns of its row and adds ours; for other names it is a line.
-    A FILE.part that is there already is continued: `done` is the number of rows whose results are whole in it.
+    A FILE.part that is there already is continued: `done` is the number of rows whose results are whole in it. Beside
+    it FILE.part.json tells of which call it is; one of another call is refused, or begun anew to overwrite it.
     """
 
-    def __init__(self, path: Path, *, encoding: str, overwrite: bool, columns: list[str], per_row: int = 1) -> None:
-        """Check the place; `columns` are all columns of a result, `per_row` the results that a row has."""
-        self._path, self._part = path, path.with_name(path.name + ".part")
+    def __init__(
+        self,
+        path: Path,
+        *,
+        encoding: str,
+        overwrite: bool,
+        columns: list[str],
+        per_row: int = 1,
+        call: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Check the place.
+
+        Args:
+            path: The file.
+            encoding: Its encoding.
+            overwrite: Whether it may replace one, and a FILE.part of another call.
+            columns: All columns of a result.
+            per_row: The results that a row has.
+            call: What decides the results.
+
+        Raises:
+            InputError: It cannot be written there, or not row by row in this encoding.
+        """
         self._encoding = python_name(encoding).removesuffix("-sig")
-        self._columns = columns
-        self._file: io.FileIO | None = None
-        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        if "\n".encode(self._encoding) != b"\n":
+            sentence = f"-o cannot be written row by row in {encoding}, which it keeps; expected one such as utf-8"
+            raise InputError(sentence, hint="without -o the results are printed, in UTF-8")
+        if not path.name or path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise InputError(f"cannot write to {path}; expected a file in a folder that exists and can be written to")
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists already", hint="--overwrite replaces it")
-        self.done, self._keep = self._measure(per_row) if self._part.exists() else (0, 0)
+        self.kind, self._path, self._part = kind(path), path, path.with_name(path.name + ".part")
+        self._label = path.with_name(path.name + ".part.json")
+        self._call, self._columns = dict(call or {}), columns
+        self._file: io.FileIO | None = None
+        differing = self._compare_call() if self._part.exists() else []
+        if differing and not overwrite:
+            sentence = f"{self._part} is of another call: {', '.join(differing)} differ"
+            raise InputError(sentence, hint="--overwrite begins anew")
+        self.done, self._keep = self._measure(per_row) if self._part.exists() and not differing else (0, 0)
+
+    def _compare_call(self) -> list[str]:
+        """List what is different in the call that began FILE.part; nothing where that is not known."""
+        try:
+            before = json.loads(self._label.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        if not isinstance(before, dict):
+            return []
+        names = dict.fromkeys([*before, *self._call])
+        return [
+            "the files read" if name == "sha256" else name for name in names if before.get(name) != self._call.get(name)
+        ]
 
     def _measure(self, per_row: int) -> tuple[int, int]:
         """Count the rows whose results are whole in FILE.part, and the bytes that they take."""
-        has_header = self._path.suffix in DIALECTS
+        has_header = self.kind in DIALECTS
         ends = list(self._ends()) if has_header else [0, *self._ends()]
         if not ends:
             return 0, 0
@@ -64,7 +110,7 @@ class Table:
             for line in file:
                 offset += len(line)
                 # A quoted field of a .csv may hold line breaks: its quotes are even in number once it is closed.
-                quotes += line.count(b'"') if self._path.suffix == ".csv" else 0
+                quotes += line.count(b'"') if self.kind == ".csv" else 0
                 if line.endswith(b"\n") and quotes % 2 == 0:
                     yield offset
 
@@ -74,34 +120,50 @@ class Table:
         self._file = self._part.open("r+b" if self._part.exists() else "wb", buffering=0)
         self._file.truncate(self._keep)
         self._file.seek(self._keep)
-        if self._keep == 0 and self._path.suffix in DIALECTS:
-            self._write(self._format(self._columns))
+        if self._keep == 0:
+            try:
+                self._label.write_text(json.dumps(self._call, ensure_ascii=False) + "\n", encoding="utf-8")
+            except OSError as err:
+                raise RunError(f"{self._label} cannot be written: {err.strerror}") from err
+            if self.kind in DIALECTS:
+                self._write(self._format(self._columns), "the header")
+        elif self.done:
+            render.note(f"{self._part} goes on after row {self.done:,}")
 
     def put(self, row: Row, line: str, columns: dict[str, Any]) -> None:
         """Write one result.
 
         Raises:
-            RunError: The disk is full, or cannot be written to any more.
+            RunError: The disk is full, or cannot be written to any more, or the encoding has no such character.
         """
-        if self._path.suffix == ".jsonl":
-            line = json.dumps({**row.record, **columns}, ensure_ascii=False) + "\n"
-        elif self._path.suffix in DIALECTS:
+        if self.kind == ".jsonl":
+            line = json.dumps({**row.record, **columns}, ensure_ascii=not self._is_unicode) + "\n"
+        elif self.kind in DIALECTS:
             record = {**row.record, **columns}
             line = self._format([record.get(name, "") for name in self._columns])
         else:
             line += "\n"
-        self._write(line)
+        self._write(line, f"row {row.number}")
+
+    @property
+    def _is_unicode(self) -> bool:
+        return self._encoding in ("utf-8", "gb18030")
 
     def _format(self, values: list[Any]) -> str:
-        if self._path.suffix == ".tsv":
-            return "\t".join(_escape_cell("" if value is None else str(value)) for value in values) + "\n"
+        cells = [json.dumps(one, ensure_ascii=False) if isinstance(one, list | dict) else one for one in values]
+        if self.kind == ".tsv":
+            return "\t".join(_escape_cell("" if cell is None else str(cell)) for cell in cells) + "\n"
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(values)
-        return text.getvalue()
+        csv.writer(text, lineterminator="\r\n").writerow(cells)  # so that a lone carriage return is quoted too
+        return text.getvalue().removesuffix("\r\n") + "\n"
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, what: str) -> None:
         assert self._file is not None
-        left = text.encode(self._encoding, "replace")
+        try:
+            left = SURROGATE.sub("?", text).encode(self._encoding)
+        except UnicodeEncodeError as err:
+            sentence = f"{what} cannot be written in {self._encoding}, which has no {text[err.start]!r}"
+            raise RunError(sentence, hint="-o keeps --encoding: put what is read into UTF-8 first") from None
         try:
             while left:
                 left = left[self._file.write(left) :]
@@ -117,6 +179,7 @@ class Table:
         self._file.close()
         if complete:
             self._part.replace(self._path)
+            self._label.unlink(missing_ok=True)
         else:
             render.note(f"what is done is kept in {self._part}; the same call goes on after it")
 

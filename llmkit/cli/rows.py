@@ -19,6 +19,11 @@ DIALECTS: dict[str, dict[str, Any]] = {
 }
 
 
+def kind(path: Path) -> str:
+    """Tell what a name ends in, in small letters: it decides how a file is read and written."""
+    return path.suffix.lower()
+
+
 @dataclass(frozen=True)
 class Row:
     """Holds one input: its number from 1, its record where it has columns, and its value or what is wrong with it."""
@@ -59,7 +64,8 @@ def python_name(encoding: str) -> str:
     """
     try:
         name = codecs.lookup(encoding).name
-    except LookupError:
+        "".encode(name)  # a LookupError where it is no encoding of text
+    except (LookupError, ValueError):
         raise InputError(f"no such encoding, got {encoding!r}; expected one such as utf-8 or gb18030") from None
     return "utf-8-sig" if name == "utf-8" else name
 
@@ -99,7 +105,7 @@ def check_file(path: Path, column: str, encoding: str) -> int:
         ) from None
     except OSError as err:
         raise InputError(f"{path} cannot be read: {err.strerror}") from None
-    columns = read_header(path, encoding) if path.suffix in TABLES else [column]
+    columns = read_header(path, encoding) if kind(path) in TABLES else [column]
     if columns and column not in columns:
         close = [c for c in columns if c.strip().lower() == column.lower()] or difflib.get_close_matches(
             column, columns, 1
@@ -109,43 +115,67 @@ def check_file(path: Path, column: str, encoding: str) -> int:
     try:
         rows = sum(1 for _ in read_rows(path, column, encoding))
     except csv.Error as err:
-        raise InputError(f"{path} is not a {path.suffix[1:]} file: {err}") from None
+        raise InputError(f"{path} is not a {kind(path)[1:]} file: {err}") from None
     if rows == 0:
         raise InputError(f"no rows in {path}")
     return rows
 
 
 def read_header(path: Path, encoding: str) -> list[str]:
-    """Read the column names of a table, those of the first record in a .jsonl; any other file has the column text."""
-    if path.suffix == ".jsonl":
-        first = next(read_rows(path, "", encoding), None)
-        return list(first.record) if first is not None else []
-    if path.suffix not in DIALECTS:
+    """Read the column names of a table, in a .jsonl those of all its records; any other file has the column text.
+
+    Raises:
+        InputError: Two columns have one name.
+    """
+    if kind(path) == ".jsonl":
+        return list(dict.fromkeys(name for row in read_rows(path, "", encoding) for name in row.record))
+    if kind(path) not in DIALECTS:
         return ["text"]
     with _open(path, encoding) as file:
-        return next(csv.reader(file, **DIALECTS[path.suffix]), [])
+        names: list[str] = next(csv.reader(file, **DIALECTS[kind(path)]), [])
+    twice = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
+    if twice is not None:
+        raise InputError(f"{path} has two columns {twice!r}; expected a name for each")
+    return names
 
 
 def read_rows(path: Path | None, column: str, encoding: str) -> Iterator[Row]:
     """Read the rows of a file, or of standard input where path is None."""
     if path is None:
-        sys.stdin.reconfigure(encoding=python_name(encoding), newline="\n")  # type: ignore[union-attr]
-        yield from _read_lines(sys.stdin)
+        yield from _read_input(encoding)
         return
     with _open(path, encoding) as file:
-        if path.suffix == ".jsonl":
+        if kind(path) == ".jsonl":
             yield from _read_jsonl(file, column)
-        elif path.suffix in DIALECTS:
+        elif kind(path) in DIALECTS:
             csv.field_size_limit(sys.maxsize)
-            for number, record in enumerate(csv.DictReader(file, **DIALECTS[path.suffix]), 1):
-                clean = {key: value for key, value in record.items() if key is not None}
-                yield _pick(number, clean, column)
+            for number, record in enumerate(csv.DictReader(file, **DIALECTS[kind(path)]), 1):
+                yield _pick_fields(number, record, column)
         else:
             yield from _read_lines(file)
 
 
+def _read_input(encoding: str) -> Iterator[Row]:
+    """Read the lines of standard input, each decoded alone: one that cannot be costs itself alone."""
+    if sys.stdin is None:
+        raise InputError("nothing to read, standard input is closed; expected -f FILE or piped input")
+    codec = python_name(encoding)
+    if "\n".encode(codec.removesuffix("-sig")) != b"\n":  # its lines do not end in that byte
+        sys.stdin.reconfigure(encoding=codec, newline="\n")  # type: ignore[union-attr]
+        yield from _read_lines(sys.stdin)
+        return
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            text = line.decode(codec).removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as err:
+            yield Row(number, None, {}, f"not {encoding} (byte {err.start})")
+        else:
+            yield Row(number, text, {"text": text})
+        codec = codec.removesuffix("-sig")  # of the first line alone
+
+
 def _open(path: Path, encoding: str) -> TextIO:
-    newline = "" if path.suffix == ".csv" else "\n"
+    newline = "" if kind(path) == ".csv" else "\n"
     return path.open(encoding=python_name(encoding), newline=newline)
 
 
@@ -157,6 +187,8 @@ def _read_lines(file: TextIO) -> Iterator[Row]:
 
 def _read_jsonl(file: TextIO, column: str) -> Iterator[Row]:
     for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as err:
@@ -166,6 +198,14 @@ def _read_jsonl(file: TextIO, column: str) -> Iterator[Row]:
             yield _pick(number, record, column)
         else:
             yield Row(number, None, {}, f"expected a JSON object, got {type(record).__name__}")
+
+
+def _pick_fields(number: int, record: dict[str | Any, Any], column: str) -> Row:
+    """Take the column of a line of fields; one that has more of them than the header is not what it seems."""
+    more = record.pop(None, None)
+    if more is not None:
+        return Row(number, None, record, f"expected {len(record)} fields, got {len(record) + len(more)}")
+    return _pick(number, record, column)
 
 
 def _pick(number: int, record: dict[str, Any], column: str) -> Row:

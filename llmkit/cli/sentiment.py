@@ -71,8 +71,8 @@ def sentiment(
     check_arguments(**given)  # type: ignore[arg-type]
     columns = {"label": "label", "score": "score"}
     if scores:
-        columns["scores"] = "scores" if output is not None and output.suffix == ".jsonl" else "scores_as_text"
-    flow = Flow(text, file, output, column, encoding, overwrite, as_json, quiet, columns).open()
+        columns["scores"] = "scores" if output is not None and rows.kind(output) == ".jsonl" else "scores_as_text"
+    flow = Flow(text, file, output, column, encoding, overwrite, as_json, quiet, columns, call=context).open()
     loading = {"adapter": adapter, "tokenizer": tokenizer, "device": device, "dtype": dtype, "offline": offline}
     job = open_job(model, {**given, "fallback": SENTIMENT if context.info_name == "sentiment" else None}, loading)
     render.NOTES.show()

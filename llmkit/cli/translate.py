@@ -30,6 +30,7 @@ BatchSize = Annotated[
 
 
 def translate(
+    context: typer.Context,
     text: options.Text = None,
     src_lang: From = None,
     tgt_lang: To = None,
@@ -55,7 +56,7 @@ def translate(
     render.NOTES.quiet = quiet
     settings = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     check(settings)
-    flow = Flow(text, file, output, column, encoding, overwrite, as_json, quiet, COLUMNS).open()
+    flow = Flow(text, file, output, column, encoding, overwrite, as_json, quiet, COLUMNS, call=context).open()
     loading = {"adapter": adapter, "tokenizer": tokenizer, "device": device, "dtype": dtype, "offline": offline}
     job = open_job(model, {"src_lang": src_lang, "tgt_lang": tgt_lang, **settings}, loading)
     render.NOTES.show()

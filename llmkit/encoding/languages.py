@@ -343,8 +343,13 @@ def short(code: str) -> str:
 
 
 def name_pair(source: str | None, target: str | None) -> str:
-    """Name a pair of languages as a default checkpoint is looked up, such as en-zh; "" where one is missing."""
-    return f"{short(source)}-{short(target)}" if source and target else ""
+    """Name a pair of languages as a default checkpoint is looked up, such as en-zh; "" where one is missing.
+
+    Traditional characters to write are named too, as no default writes them: en-zh_Hant.
+    """
+    if not source or not target:
+        return ""
+    return f"{short(source)}-{short(target)}" + ("_Hant" if parse(target).script == "Hant" else "")
 
 
 def name(code: str) -> str:

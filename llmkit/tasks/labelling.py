@@ -166,7 +166,7 @@ def check_hypothesis(hypothesis: str) -> None:
     """
     try:
         good = hypothesis.format("x") != hypothesis.format("y")
-    except (IndexError, KeyError, ValueError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         good = False
     if not good:
         raise InputError(

@@ -203,17 +203,18 @@ def limited(size):
 
 
 def test_generate_keeps_what_is_done_when_the_disk_is_full(tiny, tmp_path):
-    (tmp_path / "in.txt").write_text("Once upon a time\n" * 50, encoding="utf-8")
+    (tmp_path / "in.txt").write_text("Once upon a time\n" * 99, encoding="utf-8")
     call = [sys.executable, "-m", "llmkit", "generate", "-f", "in.txt", "-m", str(tiny), "-t", "0", "-n", "6"]
     settings = {"cwd": tmp_path, "capture_output": True, "text": True, "encoding": "utf-8", "check": False}
-    failed = subprocess.run([*call, "-o", "out.txt"], **settings, **limited(300))
+    failed = subprocess.run([*call, "-o", "out.txt"], **settings, **limited(900))
     assert failed.returncode == 1
     assert failed.stderr.splitlines() == [
         "llmkit: note: what is done is kept in out.txt.part; the same call goes on after it",
         "llmkit: error: out.txt.part cannot be written any further: File too large",
     ]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", "out.txt.part"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", "out.txt.part", "out.txt.part.json"]
     assert subprocess.run([*call, "-o", "out.txt"], **settings).returncode == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", "out.txt"]
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == subprocess.run(call, **settings).stdout
 
 

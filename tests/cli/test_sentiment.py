@@ -161,6 +161,10 @@ ERRORS = [
     (["hello", "-m", "no/such", "--batch-size", 0], "batch_size out of range, got 0; expected a whole number from 1"),
     (["hello", "-m", "no/such", "--max-length", 0], "max_length out of range, got 0; expected a whole number from 1"),
     (["hello", "-m", "no/such", "-f", "x"], "got both TEXT and -f; expected one of them"),
+    (
+        ["hello", "-m", "no/such", "--hypothesis", "{.x}"],
+        "hypothesis needs a place for the label, got '{.x}'; expected such as 'This example is {}.'",
+    ),
     (["hello", "-a", "x"], "an adapter needs the checkpoint that it was made for, got none; expected -m CHECKPOINT"),
 ]
 

@@ -114,6 +114,9 @@ def test_name_is_english(code, expected):
 def test_name_pair_is_the_key_of_a_default():
     assert languages.name_pair("eng_Latn", "zho_Hans") == "en-zh"
     assert languages.name_pair("en", None) == ""
+    assert languages.name_pair("zh-TW", "en") == "zh-en"
+    for code in ("zh-TW", "zh_HK", "zho_Hant", "zh-Hant"):  # which no default writes
+        assert languages.name_pair("en", code) == "en-zh_Hant"
 
 
 def test_is_spaceless_of_chinese_and_japanese():
