@@ -29,9 +29,10 @@ def lay(model: Any, over: Located, base: Located) -> Any:
     Raises:
         InputError: It was made for another base.
     """
-    _, tensors = checking.check_adapter(over.path)
+    config, tensors = checking.check_adapter(over.path)
     _check_base(over, base)
-    _check_fit(model, over.name, tensors)
+    if not config.get("layer_replication"):  # else peft makes the modules that some factors belong to
+        _check_fit(model, over.name, tensors)
     from peft import PeftModel, get_peft_model_state_dict
     from transformers import GenerationConfig
 

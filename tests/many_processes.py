@@ -147,6 +147,13 @@ def train_elastic(folder):
     fork(1, work, "whole", STEPS)
     for count, stop in zip((1, 2, 1), (*STOPS, STEPS), strict=True):
         fork(count, work, "parts", stop)
+
+    def find_finished(rank):
+        import llmkit
+
+        assert llmkit.train({**recipe, "output_dir": str(folder / "parts")}, resume="auto").finished
+
+    fork(2, find_finished)
     read = {path.stem: json.loads(path.read_text()) for path in folder.glob("parts-*.json")}
     runs = {name: folder / name for name in ("whole", "parts")}
     curves = {name: read_run(run) for name, run in runs.items()}

@@ -6,6 +6,7 @@ import shutil
 import warnings
 
 import pytest
+import small_adapters
 import torch
 from conftest import TEXTS, change, refuse, wordpiece_tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -331,6 +332,17 @@ def test_load_takes_an_adapter_that_took_its_first_factors_out_of_the_base(here)
     make_adapter("base", "first", init_lora_weights="pissa")
     lm = load("base", adapter="first", device="cpu")
     assert torch.equal(logits(*lm), logits(plain("base", "first"), lm.tokenizer))
+
+
+def test_load_takes_an_adapter_that_repeats_layers(make_checkpoint, tmp_path):
+    base = make_checkpoint("llama", "fallback")
+    changes = {"target_modules": ["q_proj"], "layer_replication": [[0, 2], [0, 2]]}
+    model = small_adapters.lay(base, "lora", **changes)
+    small_adapters.train(model, small_adapters.make_optimizer(model), 1, 2)
+    small_adapters.store(model.eval(), base, tmp_path / "ad")
+    expected = small_adapters.logits(model)
+    found = small_adapters.logits(load(tmp_path / "ad", device="cpu").model)
+    assert small_adapters.difference(found, expected) <= 1e-5
 
 
 def test_load_takes_an_adapter_over_embeddings(here):

@@ -89,6 +89,7 @@ def _put_modules(model: Any) -> None:
 
     peft 0.21 takes the first of some methods for a single layer, and would add the same change twice to a tied weight.
     """
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
@@ -96,6 +97,8 @@ def _put_modules(model: Any) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, ModulesToSaveWrapper):
             model.set_submodule(name, module.modules_to_save[model.active_adapter])
+        elif isinstance(module, TrainableTokensLayer):
+            continue  # within a wrapper, which peft merges by itself
         elif isinstance(module, BaseTunerLayer) and hasattr(module.get_base_layer(), "weight"):
             weight = id(module.get_base_layer().weight)
             if weight in seen:

@@ -256,7 +256,9 @@ class EvalSpec(Section):
     """What is measured during training."""
 
     every_steps: Count | None = Field(default=None, description="Steps between evaluations; unset: only at the end.")
-    num_batches: Count | None = Field(default=None, description="Micro-batches of an evaluation; unset: all.")
+    num_batches: Count | None = Field(
+        default=None, description="Batches of an evaluation, of global_batch_size rows each; unset: all."
+    )
     metrics: list[Metric] | None = Field(
         default=None, min_length=1, description="What an evaluation computes; unset: what goes with the objective."
     )

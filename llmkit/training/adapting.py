@@ -163,13 +163,22 @@ def wrap(model: Any, adapter: Mapping[str, Any], *, task: str, seed: int) -> Pef
     for name, p in wrapped.named_parameters():
         if ".ranknum." in name:  # a number of AdaLoRA, which peft 0.21 would train where it casts it to float64
             p.requires_grad_(False)
-    if str(getattr(config, "init_lora_weights", "")).lower() == "olora" and _has_conv1d(wrapped):
-        raise InputError(f"adapter.init_lora_weights: olora cannot act on the Conv1D weights of {family}")
+    _check_start(str(getattr(config, "init_lora_weights", "")).lower(), wrapped, family)
     if not any(p.requires_grad for p in wrapped.parameters()):
         raise InputError(f"adapter: {kind} leaves nothing to train in this {family}")
     _try_out(wrapped, kind)
     adapter_state.remember_start(wrapped)
     return wrapped
+
+
+def _check_start(way: str, model: PeftModel, family: str) -> None:
+    """Refuse factors that begin with a base's own weights where peft 0.21 finds or takes out none."""
+    if way == "olora" and _has_conv1d(model):
+        raise InputError(f"adapter.init_lora_weights: olora cannot act on the Conv1D weights of {family}")
+    factor = next((name for name, _ in model.named_parameters() if ".lora_embedding_A." in name), None)
+    if way.startswith(("pissa", "olora")) and factor is not None:
+        module = factor.partition(".lora_embedding_A.")[0].rpartition(".")[2]
+        raise InputError(f"adapter.init_lora_weights: {way} cannot act on an embedding, and {module} is one")
 
 
 def _check_names(config: PeftConfig, model: Any) -> None:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("llmkit")
 
 
+# keys of configs that leave out whole layers at random
+LAYER_DROPS = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+
+
 @dataclass(frozen=True, eq=False)
 class Parts:
     """Holds the parts of a run: transformers', torch's and datasets' own objects.
@@ -155,7 +159,7 @@ def plan(recipe: Recipe, *, dataset: object = None, eval_dataset: object = None,
     model = models.make_model(
         recipe.model, tokenizer, task=objective.task, seed=recipe.seed, quantization=recipe.quantization
     )
-    _check_model(recipe, model)
+    _check_model(recipe, model, num_processes)
     recipe, isolation = _settle(recipe, model, tokenizer, num_processes)
     _check_prompts(recipe, tokenizer, context_length(model.config))
     data = feeding.prepare_data(recipe, model, tokenizer, dataset=dataset, eval_dataset=eval_dataset)
@@ -192,13 +196,20 @@ def _name_tokenizer(recipe: Recipe) -> str:
     return found
 
 
-def _check_model(recipe: Recipe, model: Any) -> None:
-    """Refuse a model that sees the tokens it should predict, or that cannot compute activations again."""
+def _check_model(recipe: Recipe, model: Any, num_processes: int) -> None:
+    """Refuse a model that sees the tokens it should predict, cannot compute activations again or leaves layers out."""
     kind = model.config.model_type
     if recipe.objective == "causal-lm" and sees_ahead(model):
         refuse(recipe, [f"model: {kind} sees the tokens it should predict; a config may need is_decoder: true"])
     if recipe.train.gradient_checkpointing and not model.supports_gradient_checkpointing:
         refuse(recipe, [f"train.gradient_checkpointing: {kind} cannot do it"])
+    dropped = [key for key in LAYER_DROPS if getattr(model.config, key, 0)] if num_processes > 1 else []
+    if dropped:  # each process would leave out others, and wait for gradients that do not come
+        section = "model.config" if recipe.model.config is not None else "model.kwargs"
+        settings = ", ".join(f"{key}: 0.0" for key in dropped)
+        refuse(
+            recipe, [f"{section}: {kind} leaves out layers at random, which several processes cannot; set {settings}"]
+        )
 
 
 def _check_unmeasured(recipe: Recipe) -> None:
@@ -248,6 +259,7 @@ def _find_isolation(recipe: Recipe, model: Any) -> Any:
 
 def _check_prompts(recipe: Recipe, tokenizer: Any, context: int | None) -> None:
     """Check that each prompt leaves room for a token, before hours are spent on the way to its first use."""
+    context = None if context is None else context - adapting.count_virtual_tokens(recipe.adapter)
     for prompt in recipe.eval.generate if recipe.objective == "causal-lm" else ():
         length = len(encode_prompt(tokenizer, prompt))
         if context is not None and length >= context:

@@ -3,7 +3,6 @@
 import lzma
 import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +175,7 @@ def _measure(s: Session, lm: Loaded, part: HeldOut) -> tuple[float, bytes]:
         return s.plan.objective.loss(lm.model, moved, 1), targets
 
     lm.model.eval()
-    batches = islice(_read_batches(s, part), s.plan.recipe.eval.num_batches)
-    measured = measuring.evaluate_loss(forward, batches, s.num_bytes, _sum_alone)
+    measured = measuring.evaluate_loss(forward, _read_batches(s, part), s.num_bytes, _sum_alone)
     return measured["bits_per_byte"], bytes(text)
 
 
@@ -186,9 +184,9 @@ def _sum_alone(*values: float) -> torch.Tensor:
 
 
 def _read_batches(s: Session, part: HeldOut) -> Iterator[dict[str, Any]]:
-    micro = int(s.plan.recipe.train.micro_batch_size or 1)
-    for first in range(0, len(part.rows), micro):
-        rows = range(first, min(first + micro, len(part.rows)))
+    micro, size = int(s.plan.recipe.train.micro_batch_size or 1), s.count_measured(len(part.rows))
+    for first in range(0, size, micro):
+        rows = range(first, min(first + micro, size))
         yield s.plan.parts.data_collator([part.rows[i] for i in rows])
 
 

@@ -1,5 +1,6 @@
 """What a run does from time to time: measure itself, keep the best model and write checkpoints."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,6 +17,7 @@ from llmkit.errors import InputError, RunError
 from llmkit.evaluation.keys import Task
 from llmkit.training import bases, card, measuring, saving
 from llmkit.training.session import Session, describe_saved
+from llmkit.training.stopping import Halted
 
 logger = logging.getLogger("llmkit")
 
@@ -65,6 +67,10 @@ def catch_up(s: Session) -> End | None:
     """
     if s.accelerator.is_main_process:
         _begin_base(s)
+    wanted = s.plan.recipe.eval.best_metric
+    if s.state.best is not None and s.state.best_metric not in ("", wanted):
+        logger.info(f"the best model was chosen by {s.state.best_metric}; the next evaluation begins anew by {wanted}")
+        s.state.best, s.state.without_better = None, 0
     if s.state.step and _is_time_to_measure(s):
         if not evaluate(s):
             return "signal"
@@ -109,7 +115,7 @@ def measure_and_save(s: Session, *, asked: bool = False) -> End | None:
     Raises:
         RunError: The disk is full, or a weight is not finite.
     """
-    if _is_time_to_measure(s) and not evaluate(s):
+    if _is_time_to_measure(s) and not _evaluate_or_save(s):
         save(s)
         return "signal"
     end: End | None = None
@@ -127,6 +133,18 @@ def measure_and_save(s: Session, *, asked: bool = False) -> End | None:
     return end
 
 
+def _evaluate_or_save(s: Session) -> bool:
+    """Evaluate; where that fails, save first: a run whose eval section is mended goes on there."""
+    try:
+        return evaluate(s)
+    except RunError:  # a weight that is not finite, or a full disk
+        raise
+    except Exception:
+        if s.accelerator.num_processes == 1:  # of several, the others may not have failed
+            save(s)
+        raise
+
+
 def evaluate(s: Session) -> bool:
     """Measure the model on the held-out rows, continue the prompts, and keep the best model.
 
@@ -140,13 +158,15 @@ def evaluate(s: Session) -> bool:
     if dataset is not None:
         measured = measuring.evaluate_loss(s.measure, _read_evaluation(s), s.num_bytes, s.share)
     s.model.train()
-    if s.flag.number and s.accelerator.num_processes == 1:
+    parts, prompts = s.plan.parts, recipe.eval.generate
+    try:
+        with s.flag.halting() if s.accelerator.num_processes == 1 else contextlib.nullcontext():
+            measured |= _measure_task(s)
+            samples = measuring.sample_texts(s.plain_model, parts.tokenizer, prompts, recipe.seed, s.plan.facts)
+    except Halted:  # no weight changes here, so it may end anywhere
         return False
-    measured |= _measure_task(s)
     if not all(map(math.isfinite, measured.values())):
         raise RunError(f"the evaluation at step {s.state.step} gave a loss that is not finite; {describe_saved(s)}")
-    parts, prompts = s.plan.parts, recipe.eval.generate
-    samples = measuring.sample_texts(s.plain_model, parts.tokenizer, prompts, recipe.seed, s.plan.facts)
     s.state.metrics = {name: value for name, value in measured.items() if name in (recipe.eval.metrics or ())}
     s.tracker.log_evaluation(s.state.step, s.state.metrics, samples)
     if s.state.metrics:
@@ -163,10 +183,8 @@ def _measure_task(s: Session) -> dict[str, float]:
     recipe, task = s.plan.recipe, TASKS.get(s.plan.recipe.objective)
     if task is None or not s.held_examples or not set(recipe.eval.metrics or ()) & ANSWERED:
         return {}
-    most = recipe.eval.num_batches
-    number = None if most is None else most * int(recipe.train.micro_batch_size or 1)
-    parts = s.plan.parts
-    found = measuring.evaluate_task(s.plain_model, parts.tokenizer, task, s.held_examples[:number], s.plan.facts)
+    parts, examples = s.plan.parts, s.held_examples[: s.count_measured(len(s.held_examples))]
+    found = measuring.evaluate_task(s.plain_model, parts.tokenizer, task, examples, s.plan.facts)
     # every process answers, as sharded weights ask for; what the first finds decides for all
     shared = s.share(*(value if s.accelerator.is_main_process else 0.0 for value in found.values()))
     return dict(zip(found, shared.tolist(), strict=True))
@@ -182,12 +200,13 @@ def _read_evaluation(s: Session) -> Iterator[dict[str, Any]]:
     if rows is None:
         return
     world, rank = s.accelerator.num_processes, s.accelerator.process_index
-    starts = range(0, len(rows), micro)[: s.plan.recipe.eval.num_batches]
+    size = s.count_measured(len(rows))
+    starts = range(0, size, micro)
     for number in range(rank, -(-len(starts) // world) * world, world):
         if s.flag.number and world == 1:
             return
         first = starts[min(number, len(starts) - 1)]
-        batch = s.plan.parts.data_collator([rows[i] for i in range(first, min(first + micro, len(rows)))])
+        batch = s.plan.parts.data_collator([rows[i] for i in range(first, min(first + micro, size))])
         if number < len(starts):
             yield batch
         else:
@@ -199,7 +218,8 @@ def _keep_best(s: Session, value: float) -> None:
     if s.state.best is not None and sign * value >= sign * s.state.best:
         s.state.without_better += 1
         return
-    s.state.best, s.state.best_step, s.state.without_better = value, s.state.step, 0
+    s.state.best, s.state.best_metric = value, s.plan.recipe.eval.best_metric
+    s.state.best_step, s.state.without_better = s.state.step, 0
     keep_model(s, "best")
 
 

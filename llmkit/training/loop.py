@@ -8,6 +8,7 @@ later, so that nothing waits for the device.
 import contextlib
 import logging
 import math
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from llmkit import runtime
 from llmkit.errors import LlmkitError, RunError
 from llmkit.training import adapting, keeping, optim
 from llmkit.training.session import Outcome, Session, describe_saved
+from llmkit.training.stopping import SIGNALS
 
 logger = logging.getLogger("llmkit")
 
@@ -73,6 +75,7 @@ def read_steps(s: Session) -> Iterator[list[dict[str, Any]]]:
         collate_fn=s.plan.parts.data_collator,
         num_workers=s.plan.recipe.data.num_workers,
         pin_memory=s.accelerator.device.type == "cuda",
+        worker_init_fn=_leave_signals,
     )
     batches = iter(loader)
     for _ in range(s.state.step, s.plan.max_steps):
@@ -82,6 +85,12 @@ def read_steps(s: Session) -> Iterator[list[dict[str, Any]]]:
             sentence = str(err).strip().rpartition(f"{type(err).__name__}: ")[2]
             raise RunError(f"{sentence}; {describe_saved(s)}") from err
         yield micro_batches
+
+
+def _leave_signals(_worker: int) -> None:
+    """Leave a signal that all processes of a group are sent, as by `timeout`, to the one that trains: it saves."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _is_stopped(s: Session, previous: Outcome | None) -> bool:

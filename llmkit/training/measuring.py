@@ -80,8 +80,10 @@ def evaluate_task(
     """
     training = model.training
     model.eval()
-    found = measure(plan_examples(task, examples), Loaded(model, tokenizer, "", dict(facts)))
-    model.train(training)
+    try:
+        found = measure(plan_examples(task, examples), Loaded(model, tokenizer, "", dict(facts)))
+    finally:
+        model.train(training)
     return dict(found.metrics)
 
 
@@ -104,11 +106,13 @@ def sample_texts(
         return []
     training = model.training
     model.eval()
-    if model.config.is_encoder_decoder:
-        loaded = Loaded(model, tokenizer, "", dict(facts))
-        texts = [one.text for one in translate_batch(prompts, model=loaded, max_new_tokens=SAMPLE_TOKENS)]
-    else:
-        made = generate_batch(prompts, model=Loaded(model, tokenizer), seed=seed, max_new_tokens=SAMPLE_TOKENS)
-        texts = [one.text for one in made]
-    model.train(training)
+    try:
+        if model.config.is_encoder_decoder:
+            loaded = Loaded(model, tokenizer, "", dict(facts))
+            texts = [one.text for one in translate_batch(prompts, model=loaded, max_new_tokens=SAMPLE_TOKENS)]
+        else:
+            made = generate_batch(prompts, model=Loaded(model, tokenizer), seed=seed, max_new_tokens=SAMPLE_TOKENS)
+            texts = [one.text for one in made]
+    finally:
+        model.train(training)
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]

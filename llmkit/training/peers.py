@@ -138,6 +138,13 @@ class Peers:
             raise problem
         return result
 
+    def disperse(self) -> None:
+        """End without a group: the first process, which holds the store, waits until the others have heard enough."""
+        if self.rank > 0:
+            self._tell(f"left/{self.rank}", {})
+        else:
+            self._linger()
+
     def _leave(self, exit_code: int) -> OthersFailed:
         self._tell(f"left/{self.rank}", {})
         return OthersFailed(exit_code)

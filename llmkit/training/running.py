@@ -75,8 +75,9 @@ def train(
     with meet() as peers, peers.claim(folder, resume=resume, overwrite=overwrite) as start:
         if start is not None:
             recipe = resume_recipe(recipe, read_recipe(folder / "recipe.yaml", own_data=True))
-            ended = _find_end(folder, recipe) if resume in ("auto", "must") else None
+            ended = _find_end(folder, recipe, start) if resume in ("auto", "must") else None
             if ended is not None:
+                peers.disperse()
                 return ended
         from llmkit.training import starting
 
@@ -98,15 +99,15 @@ def find_folder(recipe: Recipe) -> Path:
     return Path(recipe.output_dir or Path("runs") / recipe.name)
 
 
-def _find_end(folder: Path, recipe: Recipe) -> Run | None:
-    """Find how a run ended, unless the recipe now asks for more."""
+def _find_end(folder: Path, recipe: Recipe, start: Path) -> Run | None:
+    """Find how a run ended, unless the recipe now asks for more, or it went on from an older checkpoint since."""
     if not (folder / "final").is_dir():
         return None
     facts = runfolder.read_facts(folder / "final")
     step, metrics = facts.get("step"), facts.get("metrics")
     key = "num_epochs" if recipe.train.max_steps is None else "max_steps"
     wanted, had = getattr(recipe.train, key), facts.get(key)
-    if not isinstance(step, int) or not isinstance(had, int) or wanted > had:
+    if not isinstance(step, int) or not isinstance(had, int) or wanted > had or start.name != f"step-{step:06}":
         return None
     if facts.get("end") == "patience" and facts.get("patience") != recipe.eval.patience:
         return None

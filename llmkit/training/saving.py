@@ -306,4 +306,7 @@ def _arrange_optimizer(
 def _shard(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     if isinstance(parameter, DTensor) and value.shape == parameter.shape:
         return distribute_tensor(value, parameter.device_mesh, parameter.placements)
-    return value.clone()  # memory of its own, in place of the file's
+    if value.shape != parameter.shape:
+        return value.clone()  # memory of its own, in place of the file's
+    # in the parameter's order of memory: a fused optimizer goes through both without a look at their strides
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)

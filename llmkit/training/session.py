@@ -21,15 +21,16 @@ class State:
     """Counts how far a run is; each checkpoint keeps it.
 
     The next row to read has the position `step * global_batch_size`. `tokens` are the targets of all steps, `seconds`
-    those spent; `best` is the best value of eval.best_metric, `without_better` the evaluations since, `measured` the
-    step of the last one and `metrics` what it gave; `skipped` are the steps in a row that changed nothing because a
-    number was not finite.
+    those spent; `best` is the best value of `best_metric`, `without_better` the evaluations since, `measured` the step
+    of the last one and `metrics` what it gave; `skipped` are the steps in a row that changed nothing because a number
+    was not finite.
     """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     best: float | None = None
+    best_metric: str = ""
     best_step: int = 0
     without_better: int = 0
     measured: int = 0
@@ -91,6 +92,11 @@ class Session:
         """The device as `--device` takes it; accelerate numbers CPUs by process."""
         device = self.accelerator.device
         return device.type if device.type == "cpu" else str(device)
+
+    def count_measured(self, size: int) -> int:
+        """Count the rows of an evaluation out of so many: the same for any number of processes and micro-batches."""
+        most = self.plan.recipe.eval.num_batches
+        return size if most is None else min(size, most * self.plan.recipe.train.global_batch_size)
 
     def share(self, *values: torch.Tensor | float) -> torch.Tensor:
         """Sum numbers over all processes; Shape: (number of values,)."""

@@ -1,9 +1,11 @@
 """Why a run stops before its end: a signal, or the seconds that it was given."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -23,6 +25,10 @@ class Interrupted(KeyboardInterrupt):
         return 128 + self.number
 
 
+class Halted(KeyboardInterrupt):
+    """Says that a signal ended a block at once; what it was doing is done again later."""
+
+
 class StopFlag:
     """Remembers the first SIGINT or SIGTERM until the loop asks; the second ends the process at once.
 
@@ -31,6 +37,7 @@ class StopFlag:
 
     def __init__(self, max_seconds: float | None = None) -> None:
         self.number = 0
+        self._halts = False
         self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
         self._kept: dict[int, object] = {}
 
@@ -49,6 +56,23 @@ class StopFlag:
         if self.number:
             os._exit(128 + number)
         self.number = number
+        if self._halts:
+            raise Halted
+
+    @contextlib.contextmanager
+    def halting(self) -> Iterator[None]:
+        """Let a signal end the block at once, where what it computes can be thrown away.
+
+        Raises:
+            Halted: One came, in it or before.
+        """
+        self._halts = True
+        try:
+            if self.number:
+                raise Halted
+            yield
+        finally:
+            self._halts = False
 
     @property
     def has_deadline(self) -> bool:

@@ -41,6 +41,21 @@ def test_merged_equals_base_and_adapter(base, method, dtype):
     assert difference(logits(merge(model)), expected) <= TOLERANCES[dtype]
 
 
+@pytest.mark.parametrize("kind", ["pissa", "tokens"])
+def test_stored_and_merged_equals_first_factors_of_the_base_and_tokens_of_a_tied_embedding(base, tmp_path, kind):
+    changes = {"trainable_token_indices": [5, 6, 7]} if kind == "tokens" else {}
+    model = adapt(base, "pissa" if kind == "pissa" else "lora", **changes)
+    expected = logits(model)
+    store(model, base, tmp_path / "ad")
+    export_merge(str(tmp_path / "ad"), tmp_path / "out")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert difference(logits(merged), expected) <= TOLERANCES["float32"]
+    if kind == "tokens":
+        own, now = load(base, device="cpu").model, merged
+        moved = (own.get_input_embeddings().weight != now.get_input_embeddings().weight).any(dim=1)
+        assert moved.nonzero().flatten().tolist() == [5, 6, 7]
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_unmerge_restores_the_base(base, dtype):
     model = adapt(base, dtype=dtype)

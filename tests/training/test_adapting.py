@@ -95,6 +95,13 @@ CONV1D = {
 }
 
 
+@pytest.mark.parametrize("way", ["pissa", "pissa_niter_4", "olora"])
+def test_first_factors_of_a_base_are_not_taken_from_an_embedding(way):
+    adapter = {"peft_type": "LORA", "init_lora_weights": way, "target_modules": ["embed_tokens", "q_proj"]}
+    sentence = f"adapter.init_lora_weights: {way} cannot act on an embedding, and embed_tokens is one"
+    assert refuse(tiny_model("llama", 400), adapter) == sentence
+
+
 def refuse(model, adapter, task="generation"):
     with pytest.raises(InputError) as caught:
         adapting.wrap(model, adapter, task=task, seed=0)

@@ -284,6 +284,34 @@ def test_plan_refuses_a_prompt_that_leaves_no_room(make_recipe):
         llmkit.build(make_recipe(eval={"generate": ["今天天气很好" * 20]}))
 
 
+def test_plan_refuses_a_prompt_that_leaves_no_room_beside_virtual_tokens(make_recipe, make_checkpoint):
+    recipe = make_recipe(adapter={"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4})
+    recipe["model"], prompt = {"name": str(make_checkpoint("gpt2"))}, "a"
+    context = llmkit.load(recipe["model"]["name"], device="cpu").model.config.n_positions
+    recipe["data"]["max_length"] = 16
+    for length, fits in ((context - 5, True), (context - 4, False)):
+        recipe["eval"] = {"generate": [prompt * length]}
+        if fits:
+            assert building.plan(llmkit.read_recipe(recipe))
+        else:
+            with pytest.raises(InputError, match=f"a prompt has {length} tokens, the model's context {length}: "):
+                building.plan(llmkit.read_recipe(recipe))
+
+
+def test_plan_refuses_layers_left_out_at_random_in_several_processes(make_recipe):
+    config = {"model_type": "opt", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16}
+    config |= {"word_embed_proj_dim": 16, "max_position_embeddings": 32, "layerdrop": 0.1}
+    recipe = make_recipe()
+    recipe["model"]["config"] = config
+    settled = llmkit.read_recipe(recipe)
+    assert building.plan(settled)
+    sentence = "model.config: opt leaves out layers at random, which several processes cannot; set layerdrop: 0.0"
+    with pytest.raises(InputError, match=f"{sentence}$"):
+        building.plan(settled, num_processes=2)
+    config["layerdrop"] = 0.0
+    assert building.plan(llmkit.read_recipe(recipe), num_processes=2)
+
+
 def test_plan_reads_a_float64_checkpoint_without_rounding(make_recipe, make_checkpoint, tmp_path):
     base = str(make_checkpoint("gpt2"))
     model = llmkit.load(base, device="cpu", dtype="float64").model

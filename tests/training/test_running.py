@@ -1,11 +1,13 @@
 """A run from its recipe to its folder: what it writes, how it goes on, and what it refuses."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from small_runs import read_curve
 import llmkit
 from llmkit import runfolder
 from llmkit.errors import InputError
+from llmkit.training import measuring
 
 
 def weights_of(run, part="final"):
@@ -163,6 +166,74 @@ def test_signal_between_micro_batches_leaves_nothing_of_the_step(make_recipe, tm
     assert (weights_of(run), numbers_of(run)) == (weights_of(whole), numbers_of(whole))
 
 
+def test_signal_to_the_whole_group_saves_though_workers_read_the_rows(make_recipe, tmp_path):
+    changes = {"data": {"num_workers": 1}}
+    whole = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / "whole")))
+
+    def interrupt(progress):
+        if progress.step == 2:
+            workers = multiprocessing.active_children()
+            assert len(workers) == 1
+            os.kill(workers[0].pid, signal.SIGTERM)
+            time.sleep(0.2)  # torch raises in this process when a worker has died
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(llmkit.Interrupted):
+        llmkit.train(make_recipe(**changes), watch=interrupt)
+    run = llmkit.train(make_recipe(**changes), resume="must")
+    assert (weights_of(run), numbers_of(run)) == (weights_of(whole), numbers_of(whole))
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_signal_ends_the_texts_of_an_evaluation_at_once(make_recipe, tmp_path, monkeypatch, early):
+    changes = {"eval": {"every_steps": 3, "generate": ["the sea"]}, "data": {"eval_rows": 4}}
+    whole = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / "whole")))
+    sample, measure = measuring.sample_texts, measuring.evaluate_loss
+
+    def interrupted(model, *arguments):
+        model.eval()
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            model.train()
+
+    def signalled(*arguments):
+        found = measure(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    if early:
+        monkeypatch.setattr(measuring, "evaluate_loss", signalled)
+        monkeypatch.setattr(measuring, "sample_texts", lambda *arguments: pytest.fail("it went on"))
+    else:
+        monkeypatch.setattr(measuring, "sample_texts", interrupted)
+    began = time.monotonic()
+    with pytest.raises(llmkit.Interrupted) as caught:
+        llmkit.train(make_recipe(**changes))
+    assert time.monotonic() - began < 30
+    assert caught.value.step == 3
+    monkeypatch.setattr(measuring, "sample_texts", sample)
+    monkeypatch.setattr(measuring, "evaluate_loss", measure)
+    run = llmkit.train(make_recipe(**changes), resume="must")
+    assert (weights_of(run), numbers_of(run)) == (weights_of(whole), numbers_of(whole))
+
+
+def test_evaluation_that_fails_leaves_the_steps_before_it(make_recipe, tmp_path, monkeypatch):
+    changes = {"data": {"eval_rows": 4}, "save": {"every_steps": 500}}
+    whole = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / "whole")))
+
+    def fail(*arguments):
+        raise InputError("it cannot be")
+
+    monkeypatch.setattr(measuring, "sample_texts", fail)
+    with pytest.raises(InputError, match="it cannot be"):
+        llmkit.train(make_recipe(**changes, eval={"generate": ["the sea"]}))
+    monkeypatch.undo()
+    run = llmkit.train(make_recipe(**changes), resume="must")
+    assert (run.step, weights_of(run), run.metrics) == (6, weights_of(whole), whole.metrics)
+
+
 def test_signal_in_an_evaluation_repeats_it_when_the_run_goes_on(make_recipe, tmp_path, monkeypatch):
     changes = {"data": {"eval_rows": 8}, "train": {"micro_batch_size": 2}, "eval": {"every_steps": 3}}
     whole = llmkit.train(make_recipe(**changes, output_dir=str(tmp_path / "whole")))
@@ -193,6 +264,28 @@ def test_finished_run_says_so_and_trains_nothing(make_recipe, notes):
     assert (again.step, again.finished) == (6, True)
     assert f"{first.path} is finished at step 6; a greater train.max_steps goes on" in notes
     assert numbers_of(again) == before
+
+
+def test_run_that_went_on_from_an_older_checkpoint_is_not_finished(make_recipe, tmp_path):
+    first = llmkit.train(make_recipe())
+    older = first.path / "checkpoints" / "step-000004"
+    again = llmkit.train(make_recipe(), resume=str(older), max_seconds=1e-6)
+    assert (again.step, again.finished) == (5, False)
+    last = llmkit.train(make_recipe(), resume="auto")
+    assert (last.step, last.finished, weights_of(last)) == (6, True, weights_of(first))
+    assert llmkit.train(make_recipe(), resume="auto").finished
+
+
+def test_another_metric_chooses_the_best_anew(make_recipe, notes):
+    changes = {"data": {"eval_rows": 8}, "eval": {"every_steps": 1}}
+    llmkit.train(make_recipe(**changes, train={"max_steps": 3}))
+    changes["eval"] |= {"best_metric": "perplexity", "patience": 2}
+    run = llmkit.train(make_recipe(**changes, train={"max_steps": 8}), resume="auto")
+    assert "the best model was chosen by loss; the next evaluation begins anew by perplexity" in notes
+    curve = read_curve(run.path, "eval_perplexity")
+    best = min(curve[3:], key=lambda point: point[1])
+    assert runfolder.read_facts(run.path / "best")["step"] == best[0] > 3
+    assert run.step == 8
 
 
 def test_finished_run_can_be_lengthened(make_recipe, tmp_path, notes):
@@ -385,6 +478,17 @@ def test_evaluation_is_the_same_for_every_micro_batch(make_recipe, tmp_path):
         values.append(run.metrics)
     for name in ("loss", "perplexity", "bits_per_byte"):
         assert [v[name] for v in values] == pytest.approx([values[0][name]] * 3, rel=1e-12)
+
+
+def test_num_batches_of_an_evaluation_are_the_same_rows_for_every_micro_batch(make_recipe, tmp_path):
+    values = []
+    for micro in (1, 4, 8):
+        changes = {"data": {"eval_rows": 20}, "eval": {"num_batches": 2}, "train": {"micro_batch_size": micro}}
+        changes |= {"model": {"dtype": "float64"}, "output_dir": str(tmp_path / f"{micro}")}
+        values.append(llmkit.train(make_recipe(**changes)).metrics["loss"])
+    assert values == pytest.approx([values[0]] * 3, rel=1e-12)
+    changes = {"data": {"eval_rows": 20}, "model": {"dtype": "float64"}, "output_dir": str(tmp_path / "whole")}
+    assert llmkit.train(make_recipe(**changes)).metrics["loss"] != pytest.approx(values[0], rel=1e-6)
 
 
 def test_second_signal_ends_the_process_at_once(make_recipe, tmp_path):

@@ -318,6 +318,24 @@ def test_resumed_adapter_equals_one_that_went_on(make_checkpoint, tmp_path, toke
     assert all_of(resumed, its_optimizer) == all_of(model, optimizer)
 
 
+@pytest.mark.parametrize("target", ["wte", "lm_head"])
+def test_resumed_factors_of_a_tied_weight_have_the_moments_that_are_theirs(
+    make_checkpoint, tmp_path, tokenizer, target
+):
+    base = make_checkpoint("gpt2")
+    model = lay(base, "lora", target_modules=[target])
+    assert not all(p.is_contiguous() for p in model.parameters())  # peft ties the factors as views, one transposed
+    optimizer = make_adamw(model)
+    train_adapter(model, optimizer, 1, 2, 3)
+    folder = saving.save_step(tmp_path, 3, model, tokenizer, optimizer, {}, keep=1)
+    resumed = lay(base, "lora", target_modules=[target])
+    its_optimizer = make_adamw(resumed)
+    saving.load_step(folder, resumed, its_optimizer)
+    for kept in ((model, optimizer), (resumed, its_optimizer)):
+        train_adapter(*kept, 4, 5)
+    assert all_of(resumed, its_optimizer) == all_of(model, optimizer)
+
+
 TYPED = [(method, "float32") for method in METHODS]
 TYPED += [
     (method, "float64") for method in METHODS if not method.startswith("pissa")
