@@ -1,6 +1,7 @@
 """Rows that are read with -f and written with -o: nothing of them is lost, and what cannot be is said."""
 
 import csv
+import io
 import json
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from small_classifiers import make
 
 from llmkit.cli.outputs import Table
-from llmkit.cli.rows import Row
+from llmkit.cli.rows import Row, read_rows
 from llmkit.errors import InputError, RunError
 
 
@@ -57,7 +58,7 @@ def test_a_part_goes_on_by_the_same_call_alone(label, tmp_path, monkeypatch, cha
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.jsonl.part", "out.jsonl.part.json"]
     monkeypatch.setattr(Table, "put", put)
     if change == "a file":
-        write(tmp_path / "in.txt", "hello\nworld\n")
+        write(tmp_path / "in.txt", "time\nworld\n")
         other, what = call, "the files read"
     else:
         other = [*call, "--scores"] if change == "--scores" else [*call, "--max-length", 9]
@@ -68,7 +69,8 @@ def test_a_part_goes_on_by_the_same_call_alone(label, tmp_path, monkeypatch, cha
     assert part.exists()
     if change == "a file":
         assert label(*other, "--overwrite")[0] == 0
-        assert len(out.read_text(encoding="utf-8").splitlines()) == 2
+        texts = [json.loads(line)["text"] for line in out.read_text(encoding="utf-8").splitlines()]
+        assert texts == ["time", "world"]
     else:
         code, _, err = label(*call, "--batch-size", 1)
         assert (code, err) == (0, "llmkit: note: out.jsonl.part goes on after row 2\n")
@@ -165,6 +167,12 @@ def test_a_line_of_standard_input_in_another_encoding_costs_itself_alone(label, 
     lines = out.splitlines()
     assert (code, err) == (1, f"llmkit: error: row 2: not {encoding} (byte 0)\n")
     assert (len(lines), lines[1], lines[0]) == (3, "", lines[2])
+
+
+def test_a_mark_of_the_order_of_bytes_is_one_at_the_beginning_alone(monkeypatch):
+    piped = io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n"))
+    monkeypatch.setattr(sys, "stdin", piped)
+    assert [row.value for row in read_rows(None, "text", "utf-8")] == ["a", "\ufeffb"]
 
 
 def test_standard_input_that_is_closed_is_a_sentence(label, monkeypatch):
