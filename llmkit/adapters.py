@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmkit import checking, runfolder
-from llmkit.errors import InputError
-from llmkit.locating import Located
+from llmkit.errors import InputError, LlmkitError
+from llmkit.locating import Located, locate
 
 logger = logging.getLogger("llmkit")
 
@@ -50,6 +50,30 @@ def lay(model: Any, over: Located, base: Located) -> Any:
         fit = f"the adapter {over.name} was made for another base than {base.name}"
         raise InputError(f"{fit}: it holds nothing for {count}, such as {missing[0]}")
     return laid
+
+
+def locate_base(adapter: Located, *, offline: bool) -> Located:
+    """Find the base that an adapter names.
+
+    Raises:
+        InputError: It names none, or that is not at hand.
+        HubError: The hub cannot give it.
+    """
+    with adapter.naming():
+        base = checking.name_base(adapter.path)
+        revision = checking.read_json(adapter.path / "adapter_config.json").get("revision")
+    hint = "-m BASE -a ADAPTER names both"
+    if base is None:
+        raise InputError(f"{adapter.name} is an adapter that names no base", hint=hint)
+    try:
+        found = locate(base, revision=revision if isinstance(revision, str) else None, offline=offline)
+    except LlmkitError as err:
+        if base.startswith("package:"):
+            hint = err.hint or hint  # how it is installed
+        raise type(err)(f"the base of the adapter {adapter.name} is not at hand: {err}", hint=hint) from err
+    for note in found.notes:
+        logger.info(note)
+    return found
 
 
 def find_task(over: Located) -> str | None:

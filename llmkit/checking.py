@@ -240,6 +240,25 @@ def check_gguf(path: Path) -> None:
         raise DamagedError(f"{path} is not in the GGUF format")
 
 
+def count_gguf_tensors(path: Path) -> int:
+    """Count the tensors of a .gguf file, all of which must lie in it.
+
+    Raises:
+        DamagedError: It ends too early.
+    """
+    import gguf
+
+    size = path.stat().st_size
+    try:
+        tensors = gguf.GGUFReader(path).tensors
+        end = max((int(tensor.data_offset + tensor.n_bytes) for tensor in tensors), default=0)
+    except (ValueError, IndexError, TypeError) as err:  # of numpy, where the file ends in a tensor or before
+        raise DamagedError(f"{path} is cut off: its {size:,} bytes end in its tensors or before them") from err
+    if end > size:
+        raise DamagedError(f"{path} is cut off: it has {size:,} bytes, its tensors take {end:,}")
+    return len(tensors)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 

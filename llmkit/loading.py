@@ -145,22 +145,7 @@ def _find_adapter(
         return base, _locate(adapter, offline=offline) if adapter is not None else None
     if adapter is not None:
         raise InputError(f"{base.name} is an adapter itself, got a second one: {os.fspath(adapter)}")
-    return _locate_base(base, offline=offline), base
-
-
-def _locate_base(adapter: Located, *, offline: bool) -> Located:
-    with adapter.naming():
-        base = checking.name_base(adapter.path)
-        revision = checking.read_json(adapter.path / "adapter_config.json").get("revision")
-    hint = "-m BASE -a ADAPTER names both"
-    if base is None:
-        raise InputError(f"{adapter.name} is an adapter that names no base", hint=hint)
-    try:
-        return _locate(base, revision=revision if isinstance(revision, str) else None, offline=offline)
-    except LlmkitError as err:
-        if base.startswith("package:"):
-            hint = err.hint or hint  # how it is installed
-        raise type(err)(f"the base of the adapter {adapter.name} is not at hand: {err}", hint=hint) from err
+    return adapters.locate_base(base, offline=offline), base
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -241,7 +226,10 @@ def _read_config(found: Located, task: str, kwargs: Mapping[str, object]) -> tup
     if found.path.suffix == ".gguf":
         if task != "generation":
             raise InputError(f"{found.name} is a .gguf file, which holds a model for generation, got task {task!r}")
-        return None, dict(kwargs)
+        if kwargs:
+            hint = f"llmkit export safetensors {found.name} OUT makes a checkpoint on which they can"
+            raise InputError(f"{found.name} is a .gguf file, on which {', '.join(kwargs)} cannot act", hint=hint)
+        return None, {}
     kind = checking.read_json(found.path / "config.json")["model_type"]
     try:
         if kind not in CONFIG_MAPPING:
@@ -334,12 +322,17 @@ def _check_loading(
     if missing and in_head and saved_as not in ("", type(model).__name__):
         raise InputError(f"{name} was saved as {saved_as}, without a head for {task}: it lacks {first}")
     if missing:
-        count = "1 tensor" if len(missing) == 1 else f"{len(missing)} tensors"
-        raise DamagedError(f"{name} lacks {count} of the model, such as {first}")
+        raise _lacking(name, missing)
     # a weight in a numbered block: fewer layers than stored would be another model, and nothing else would show it
     extra = sorted(key for key in unexpected if re.search(r"\.\d+\..*\.weight$", key))
     if extra:
         raise DamagedError(f"{name}: config.json has no place for {len(extra)} stored weights, such as {extra[0]}")
+
+
+def _lacking(name: str, missing: Sequence[str]) -> DamagedError:
+    count = "1 tensor" if len(missing) == 1 else f"{len(missing)} tensors"
+    hint = "of a model in several files all are needed, joined to one" if "-of-" in name else None
+    return DamagedError(f"{name} lacks {count} of the model, such as {', '.join(missing[:3])}", hint=hint)
 
 
 def _check_vocabulary(words: Located, tokenizer: Any, model: Any) -> None:
@@ -369,15 +362,18 @@ def _load_gguf(found: Located, dtype: "torch.dtype | None") -> Any:
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            read = AutoModelForCausalLM.from_pretrained(
+            read, info = AutoModelForCausalLM.from_pretrained(
                 found.path.parent,
                 gguf_file=found.path.name,
                 dtype=dtype or torch.float32,
                 local_files_only=True,
                 trust_remote_code=False,
+                output_loading_info=True,
             )
     except Exception as err:  # gguf's reader raises whatever numpy and struct do
         raise _unreadable(found.name, err, in_gguf=True) from err
+    if info["missing_keys"]:
+        raise _lacking(found.name, sorted(info["missing_keys"]))
     config = copy.deepcopy(read.config)
     config.__dict__.pop("quantization_config", None)
     with no_init_weights():

@@ -408,16 +408,16 @@ def test_load_refuses_an_adapter_whose_head_is_missing(here):
 
 
 def test_load_asks_for_the_revision_of_the_base(here, monkeypatch):
-    from llmkit import loading
+    from llmkit import adapters
 
     asked = []
-    locate = loading.locate
+    locate = adapters.locate
 
     def spy(name, **options):
         asked.append((name, options.get("revision")))
         return locate("base" if name == "some/repo" else name, **options)
 
-    monkeypatch.setattr(loading, "locate", spy)
+    monkeypatch.setattr(adapters, "locate", spy)
     change(here / "ad" / "adapter_config.json", base_model_name_or_path="some/repo", revision="v2")
     load("ad", device="cpu")
     assert ("some/repo", "v2") in asked

@@ -1,5 +1,6 @@
 """A .gguf file: read as transformers reads it, silently, and saved as plain safetensors."""
 
+import copy
 import json
 import pathlib
 import sys
@@ -67,6 +68,33 @@ def test_load_refuses_a_gguf_file_that_is_cut_off(tiny_gguf, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     pathlib.Path("cut.gguf").write_bytes(tiny_gguf[1].read_bytes()[:-50_000])
     assert refuse(DamagedError, "cut.gguf").startswith("the tokenizer of cut.gguf cannot be read: ")
+
+
+def test_load_refuses_a_gguf_file_that_lacks_tensors(tiny_gguf, tmp_path, monkeypatch):
+    """The first file of a model in several holds all of its facts and some of its tensors."""
+    monkeypatch.chdir(tmp_path)
+    model, _ = tiny_gguf
+    fewer, add = copy.deepcopy(model), gguf.GGUFWriter.add_tensor
+    monkeypatch.setattr(
+        gguf.GGUFWriter,
+        "add_tensor",
+        lambda self, name, *a, **k: None if "blk.1." in name else add(self, name, *a, **k),
+    )
+    write_gguf("model-00001-of-00002.gguf", fewer, byte_level_tokenizer())
+    with pytest.raises(
+        DamagedError, match=r"^model-00001-of-00002.gguf lacks 9 tensors of the model, such as "
+    ) as caught:
+        load("model-00001-of-00002.gguf", device="cpu")
+    assert caught.value.hint == "of a model in several files all are needed, joined to one"
+
+
+def test_load_refuses_arguments_that_cannot_act_on_a_gguf_file(tiny_gguf):
+    path = tiny_gguf[1]
+    with pytest.raises(
+        InputError, match=f"^{path} is a .gguf file, on which attn_implementation cannot act$"
+    ) as caught:
+        load(path, device="cpu", kwargs={"attn_implementation": "eager"})
+    assert caught.value.hint == f"llmkit export safetensors {path} OUT makes a checkpoint on which they can"
 
 
 def test_load_refuses_a_gguf_file_of_an_unknown_family(tmp_path, monkeypatch):

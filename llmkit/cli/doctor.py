@@ -1,6 +1,7 @@
 """`llmkit doctor`: what is here, and what is wrong with it."""
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -47,8 +48,14 @@ def _describe_checkpoint(name: str, tokenizer: str | None, offline: bool) -> dic
         if found.path.suffix == ".gguf":
             checking.check_gguf(found.path)
             facts |= {"form": "GGUF", "size": _size(found.path.stat().st_size)}
+            if importlib.util.find_spec("gguf") is not None:
+                facts["tensors"] = f"{checking.count_gguf_tensors(found.path):,}"
         elif checking.is_adapter(found.path):
             facts |= _describe_adapter(found.path)
+            if checking.name_base(found.path) is not None:
+                from llmkit.adapters import locate_base
+
+                locate_base(found, offline=offline)
         else:
             facts |= _describe_folder(found.path, tokenizer, offline)
     return {**facts, "wrong": "nothing found"}

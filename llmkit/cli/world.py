@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkit.cli import options, render
-from llmkit.errors import InputError
+from llmkit.errors import DamagedError, InputError
 
 if TYPE_CHECKING:
     from llmkit.loading import Loaded
@@ -107,9 +107,9 @@ def evaluate(
 
     sizes = Sizes(num_games=num_games, num_probe_games=num_probe_games, num_cases=num_cases, num_pairs=num_pairs)
     lm = _load(checkpoint, device=device, dtype=dtype, tokenizer=tokenizer, offline=offline)
+    make_folders(target.parent)
     found = measure(lm, sizes, seed=seed, curve=read_curve(Path(checkpoint)), tell=render.note)
     render.NOTES.show()
-    make_folders(target.parent)
     write_text(target, json.dumps(to_plain(found), ensure_ascii=False, indent=1) + "\n")
     render.write(
         render.to_json(to_plain(found)) + "\n" if as_json else "".join(f"{line}\n" for line in list_lines(found))
@@ -137,7 +137,10 @@ def report(
     from llmkit.worlds.othello.measuring import read_measurement
     from llmkit.worlds.othello.reporting import write_page
 
-    page = write_page(read_measurement(source))
+    try:
+        page = write_page(read_measurement(source))
+    except (LookupError, TypeError, ValueError, AttributeError) as err:
+        raise DamagedError(f"{source} lacks what its page shows ({type(err).__name__}: {err})") from err
     make_folders(target.parent)
     write_text(target, page)
     render.write(f"{target}\n")
@@ -197,6 +200,8 @@ def _take_move(match: Match) -> bool:
 def _check_seed(seed: int) -> None:
     if seed < 0:
         raise InputError(f"--seed must be 0 or more, got {seed}")
+    if seed >= 2**63:
+        raise InputError(f"--seed must be below 2**63, got {seed}")
 
 
 def _find_folder(checkpoint: str, output: Path | None) -> Path:
@@ -204,8 +209,9 @@ def _find_folder(checkpoint: str, output: Path | None) -> Path:
     from llmkit.runfolder import is_run
 
     if output is not None:
-        if output.exists() and not output.is_dir():
-            raise InputError(f"{output} is no folder")
+        above = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+        if not above.is_dir():
+            raise InputError(f"{above if above != output.absolute() else output} is no folder")
         return output
     if is_run(Path(checkpoint)):
         return Path(checkpoint)

@@ -10,6 +10,9 @@ from typing import Unpack
 
 import torch
 
+from llmkit import checking
+from llmkit.adapters import locate_base
+from llmkit.errors import InputError
 from llmkit.evaluation.evaluating import Evaluation, describe, list_failures
 from llmkit.evaluation.keys import Data
 from llmkit.evaluation.measures import answer
@@ -95,16 +98,27 @@ def compare(
 
 
 def check_second(checkpoint: Checkpoint, plan: Plan, *, offline: bool = False) -> None:
-    """Find the second checkpoint before the first one has worked for long.
+    """Find the second checkpoint and look at its files before the first one has worked for long.
 
     Raises:
-        InputError: It is missing, or has no head for the task.
+        InputError: It is missing, cannot be loaded, has no head for the task, or a window does not fit it.
+        DamagedError: Its files are damaged.
         HubError: The hub cannot give it.
     """
     if isinstance(checkpoint, Loaded):
         load(checkpoint, task=plan.heads)
-    else:
-        locate(os.fspath(checkpoint), offline=offline)
+        return
+    found = locate(os.fspath(checkpoint), offline=offline)
+    with found.naming():
+        if found.path.suffix == ".gguf":
+            checking.check_gguf(found.path)
+        elif checking.is_adapter(found.path):
+            checking.check_adapter(found.path)
+            locate_base(found, offline=offline)
+        else:
+            longest, context = plan.keys.max_length, checking.check_checkpoint(found.path).context
+            if plan.task == "perplexity" and longest and context and longest > context:
+                raise InputError(f"data.max_length: {longest} exceeds the context of {found.name}, {context}")
 
 
 def compare_opened(

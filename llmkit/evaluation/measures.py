@@ -51,7 +51,8 @@ def _naming(chunk: Sequence[Example], call: Callable[[], list[Result]]) -> Itera
         if named is None and len(chunk) > 1:
             raise
         index, sentence = (int(named[1]), named[2]) if named is not None else (0, str(err))
-        raise InputError(f"{chunk[index].where}: {sentence}", hint=err.hint) from err
+        hint = None if (err.hint or "").startswith("--truncate") else err.hint  # of generate alone
+        raise InputError(f"{chunk[index].where}: {sentence}", hint=hint) from err
 
 
 def _translate(plan: Plan, lm: Loaded, progress: Progress) -> Outcome:
@@ -124,6 +125,9 @@ def _label(plan: Plan, lm: Loaded, progress: Progress) -> Outcome:
 def _continue(plan: Plan, lm: Loaded, progress: Progress) -> Outcome:
     """Continue prompts as generate does at temperature 0."""
     job = generation.prepare(lm, {"temperature": 0.0, "max_new_tokens": plan.max_new_tokens})
+    for chunk in plan.chunks(Completion, lambda done: None):  # a prompt that does not fit is told before any work
+        for row in chunk:
+            list(_naming([row], partial(_encode, job, row)))
     rows: list[Row] = []
     for chunk in plan.chunks(Completion, progress):
         starts = [start for row in chunk for start in _naming([row], partial(_encode, job, row))]

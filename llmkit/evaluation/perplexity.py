@@ -71,7 +71,10 @@ class Judge:
             raise InputError(f"data.stride: {wanted}, got {self.stride}")
 
     def judge(self, texts: Sequence[Text]) -> list[Tally]:
-        """Sum over each text; its first token, which nothing predicts, is not among them."""
+        """Sum over each text; its first token, which nothing predicts, is not among them.
+
+        The bytes are those of the text itself, whatever a tokenizer makes of its spaces or does not know.
+        """
         documents = (Document(text.text, text.where) for text in texts)
         pieces: list[list[Ids]] = [[]]
         for ids, ends, _ in encode_documents(self._lm.tokenizer, documents, end_of_text=False):
@@ -83,10 +86,13 @@ class Judge:
         predicted = [list(w.ids[w.num_context :]) for _, w in windows]
         tallies = [Tally() for _ in rows]
         scores = score_continuations(self._lm.model, read, predicted)
-        for (i, _), tokens, found in zip(windows, predicted, scores, strict=True):
+        for (i, _), found in zip(windows, scores, strict=True):
             tallies[i].nll -= sum(found)
             tallies[i].num_tokens += len(found)
-            tallies[i].num_bytes += sum(len(self._pieces.bytes_of(token, None)) for token in tokens)
+        for tally, ids, text in zip(tallies, rows, texts, strict=True):
+            first = self._pieces.bytes_of(ids[0], None) if ids else b""
+            first = first if text.text[:1].isspace() else first.lstrip()  # of a space that only the token has
+            tally.num_bytes = max(len(text.text.encode("utf-8", "replace")) - len(first), 0) if tally.num_tokens else 0
         return tallies
 
 

@@ -171,7 +171,8 @@ def _measure(s: Session, lm: Loaded, part: HeldOut) -> tuple[float, bytes]:
     def forward(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         moved = {k: v.to(lm.model.device) if torch.is_tensor(v) else v for k, v in batch.items()}
         targets = s.plan.objective.targets(batch)
-        text.extend(b"".join(pieces.bytes_of(i, None) for i in targets.tolist()))
+        ids = targets.tolist()
+        text.extend(b"".join(pieces.bytes_of(i, before) for before, i in zip([None, *ids], ids, strict=False)))
         return s.plan.objective.loss(lm.model, moved, 1), targets
 
     lm.model.eval()

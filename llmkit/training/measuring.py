@@ -7,6 +7,7 @@ import torch
 
 from llmkit.data.examples import Example
 from llmkit.decoding.text import Pieces
+from llmkit.encoding.segments import encode_texts
 from llmkit.evaluation.evaluating import measure
 from llmkit.evaluation.keys import Task
 from llmkit.evaluation.perplexity import Tally
@@ -21,14 +22,15 @@ SAMPLE_TOKENS = 64
 def count_bytes(tokenizer: Any) -> torch.Tensor:
     """Count the UTF-8 bytes of each id of a vocabulary; a special token has none.
 
-    Half a character counts its own bytes, so that the bytes of a text are the sum of those of its ids. What a tokenizer
-    drops, such as WordPiece's spaces, is not counted.
+    Half a character counts its own bytes, so that the bytes of a text are the sum of those of its ids. Where what an id
+    adds depends on what stands before it, that is a Latin letter: a word that begins counts its space.
 
     Returns:
         Shape: (vocabulary,), whole numbers.
     """
-    pieces = Pieces(tokenizer)
-    return torch.tensor([len(pieces.bytes_of(i, None)) for i in range(len(tokenizer))])
+    pieces, found = Pieces(tokenizer), encode_texts(tokenizer, ["a"])[0]
+    before = int(found[-1]) if len(found) else None
+    return torch.tensor([len(pieces.bytes_of(i, before)) for i in range(len(tokenizer))])
 
 
 def evaluate_loss(

@@ -10,6 +10,8 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import byte_level_tokenizer, tiny_model
+from gguf_files import write_gguf
 from safetensors.numpy import save_file
 
 from llmkit.cli import doctor
@@ -78,11 +80,30 @@ def test_doctor_gives_the_facts_of_an_adapter(tmp_path, monkeypatch, llmkit_cli)
 
 
 def test_doctor_gives_the_facts_of_a_gguf_file(tmp_path, llmkit_cli):
-    path = tmp_path / "m.gguf"
-    path.write_bytes(b"GGUF\x03\0\0\0" + b"\0" * 1_999_992)
+    path, tokenizer = tmp_path / "m.gguf", byte_level_tokenizer()
+    write_gguf(path, tiny_model("llama", len(tokenizer)), tokenizer)
     code, out, err = llmkit_cli("doctor", path)
     assert (code, err) == (0, "")
-    assert facts(out) == {"checkpoint": str(path), "form": "GGUF", "size": "2.0 MB", "wrong": "nothing found"}
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    shown = {"checkpoint": str(path), "form": "GGUF", "size": size, "tensors": "21", "wrong": "nothing found"}
+    assert facts(out) == shown
+    whole = path.read_bytes()
+    for kept in (len(whole) // 2, len(whole) - 100, 2000):
+        path.write_bytes(whole[:kept])
+        code, out, err = llmkit_cli("doctor", path)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"llmkit: error: {path} is cut off: ")
+
+
+def test_doctor_says_that_the_base_of_an_adapter_is_not_at_hand(tmp_path, monkeypatch, llmkit_cli):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("ad").mkdir()
+    config = '{"peft_type": "LORA", "base_model_name_or_path": "./no/base"}'
+    pathlib.Path("ad/adapter_config.json").write_text(config, encoding="utf-8")
+    save_file({"x.lora_A.weight": np.zeros((2, 4), np.float32)}, "ad/adapter_model.safetensors")
+    code, out, err = llmkit_cli("doctor", "ad")
+    sentence = "the base of the adapter ad is not at hand: no such checkpoint: ./no/base"
+    assert (code, out, err) == (2, "", f"llmkit: error: {sentence}\nhint: -m BASE -a ADAPTER names both\n")
 
 
 def test_doctor_takes_the_tokenizer_from_another_folder(ck, llmkit_cli):

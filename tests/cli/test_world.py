@@ -196,6 +196,7 @@ def test_a_checkpoint_without_a_tokenizer_is_played_and_measured_with_that_of_th
         ),
         (["evaluate", "runs/othello-4x4", "-o", "x", "--seed", "-1"], "--seed must be 0 or more, got -1"),
         (["play", "runs/othello-4x4", "--seed", "-1"], "--seed must be 0 or more, got -1"),
+        (["play", "runs/othello-4x4", "--seed", str(2**63)], f"--seed must be below 2**63, got {2**63}"),
         (["games", "--num-games", "9", "-o", "games"], "games exists already"),
         (["games", "--num-games", "9", "-o", "runs", "--overwrite"], "runs holds no games; expected a new folder"),
         (["evaluate", "runs/othello-4x4"], "runs/othello-4x4/worldmodel.json exists already"),
@@ -231,10 +232,30 @@ def test_games_that_cannot_be_written_are_told_without_a_word_on_the_cache(tmp_p
     assert capsys.readouterr().err == "llmkit: error: the token store file/games cannot be written: Not a directory\n"
 
 
+def test_an_output_below_a_file_is_told_before_anything_is_measured(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    (place / "afile").write_text("x", encoding="utf-8")
+    assert run(["world", "othello", "evaluate", "runs/othello-4x4", "-o", "afile/sub"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"llmkit: error: {place / 'afile'} is no folder\n")
+
+
+def test_the_page_shows_names_as_text(place, found, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "odd").mkdir()
+    found["examples"]["edit"] |= {"best": "<img src=x>", "square": "<b>"}
+    (place / "odd" / "worldmodel.json").write_text(json.dumps(found), encoding="utf-8")
+    assert run(["world", "othello", "report", "odd"]) == 0
+    page = (place / "odd" / "worldmodel.html").read_text(encoding="utf-8")
+    assert "<img" not in page
+    assert "&lt;img src=x&gt;" in page
+    assert "<b>" not in page
+
+
 def test_a_damaged_measurement_is_told(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     (place / "broken").mkdir(exist_ok=True)
-    for text in ("{", '{"version": 99}', "[]"):
+    for text in ("{", '{"version": 99}', "[]", '{"version": 1}', '{"version": 1, "board": 4, "moves": []}'):
         (place / "broken" / "worldmodel.json").write_text(text, encoding="utf-8")
         assert run(["world", "othello", "report", "broken"]) == 1
         assert "broken/worldmodel.json" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from small_classifiers import make
 
 import llmkit
-from llmkit.errors import InputError
+from llmkit.errors import DamagedError, InputError
 from llmkit.evaluation import comparing
 from llmkit.evaluation.comparing import compare_opened
 from llmkit.evaluation.planning import make_plan
@@ -117,6 +117,24 @@ def test_second_checkpoint_is_looked_for_before_the_first_is_loaded(reviews, mon
     monkeypatch.setattr(comparing, "load", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(InputError, match=r"^no such checkpoint: \./nowhere$"):
         llmkit.compare("builtin/tiny", "./nowhere", on="sentiment", data=reviews)
+
+
+def test_files_and_context_of_the_second_are_looked_at_before_the_first_is_loaded(
+    reviews, monkeypatch, tmp_path, make_checkpoint
+):
+    monkeypatch.setattr(comparing, "load", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    with pytest.raises(InputError, match="no tokenizer in"):
+        llmkit.compare("builtin/tiny", tmp_path / "bad", on="sentiment", data=reviews)
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF")
+    with pytest.raises(DamagedError, match="is not in the GGUF format"):
+        llmkit.compare("builtin/tiny", tmp_path / "cut.gguf", on="sentiment", data=reviews)
+    small = make_checkpoint("gpt2")
+    (tmp_path / "a.txt").write_text("hello world", encoding="utf-8")
+    data = {"path": tmp_path / "a.txt", "max_length": 4000}
+    with pytest.raises(InputError, match=r"^data.max_length: 4000 exceeds the context of .*, 64$"):
+        llmkit.compare("builtin/tiny", small, on="perplexity", data=data)
 
 
 def test_second_model_without_the_head_is_refused_before_the_first_answers(reviews, loaded, tmp_path):

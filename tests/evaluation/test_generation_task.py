@@ -129,10 +129,13 @@ def test_new_tokens_cannot_act_with_other_tasks(tmp_path):
     assert str(caught.value) == "--max-new-tokens (in Python: max_new_tokens=) cannot act with classification"
 
 
-def test_prompt_that_does_not_fit_is_named(lm, tmp_path):
+def test_prompt_that_does_not_fit_is_named_before_any_is_answered(lm, tmp_path, monkeypatch):
+    monkeypatch.setitem(planning.CHUNKS, "generation", 1)
     data = write(tmp_path / "a.jsonl", [{"prompt": p, "completion": "b"} for p in ("a", "hello " * 200)])
-    with pytest.raises(InputError, match=r"a\.jsonl row 2: the prompt has [\d,]+ tokens, the context of "):
-        llmkit.evaluate(lm, on="generation", data=data)
+    done = []
+    with pytest.raises(InputError, match=r"a\.jsonl row 2: the prompt has [\d,]+ tokens, the context of ") as caught:
+        llmkit.evaluate(lm, on="generation", data=data, progress=done.append)
+    assert (done, caught.value.hint) == ([], None)
 
 
 def test_setting_that_there_is_not_is_refused(tmp_path):

@@ -59,6 +59,20 @@ def test_sliding_windows_equal_a_loop_that_is_written_out(lm, rows, max_length, 
     assert found["bits_per_byte"] == pytest.approx(nll / math.log(2) / size, rel=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["wordpiece", "fallback"])
+def test_bits_are_a_byte_of_the_text_whatever_the_tokenizer(loaded, tmp_path, kind):
+    lm = loaded("gpt2", kind)
+    text = "hello  cold morning 今天天气 unknown☃ a"
+    (tmp_path / "a.txt").write_text(text, "utf-8")
+    found = llmkit.evaluate(lm, on="perplexity", data=tmp_path / "a.txt")
+    ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    begins = kind == "fallback"  # with <s>: all of the text is predicted
+    size = len(text.encode()) - (0 if begins else len(lm.tokenizer.decode(ids[:1]).encode()))
+    assert found.rows[0].scores["num_tokens"] == len(ids) - (not begins)
+    nll = found.metrics["loss"] * found.rows[0].scores["num_tokens"]
+    assert found.metrics["bits_per_byte"] == pytest.approx(nll / math.log(2) / size, rel=1e-6)
+
+
 def test_a_window_as_long_as_the_text_is_a_plain_forward(lm, tmp_path):
     path = tmp_path / "short.jsonl"
     path.write_text("".join(json.dumps({"text": text[:16]}) + "\n" for text in STORIES), "utf-8")

@@ -21,12 +21,18 @@ def test_count_bytes_sums_to_the_bytes_of_a_text(loaded, text):
     assert int(count_bytes(tokenizer)[ids].sum()) == len(text.encode())
 
 
-def test_count_bytes_gives_none_to_special_tokens_and_the_pieces_of_wordpiece(loaded):
-    byte_level = loaded("gpt2").tokenizer
-    assert int(count_bytes(byte_level)[byte_level.eos_token_id]) == 0
-    wordpiece = loaded("gpt2", "wordpiece").tokenizer
-    ids = wordpiece("今天 morning", add_special_tokens=False)["input_ids"]
-    assert int(count_bytes(wordpiece)[ids].sum()) == len("今天morning".encode())
+@pytest.mark.parametrize("kind", ["wordpiece", "fallback"])
+@pytest.mark.parametrize("text", ["hello cold morning", "今天天气很好"])
+def test_count_bytes_counts_spaces_and_no_marks_of_pieces(loaded, kind, text):
+    tokenizer = loaded("gpt2", kind).tokenizer
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.unk_token_id not in ids
+    begins = int(
+        text.isascii() or kind == "fallback"
+    )  # the first token has a space before it, as if it were not the first
+    assert int(count_bytes(tokenizer)[ids].sum()) == len(text.encode()) + begins
+    specials = [i for i in tokenizer.all_special_ids if i is not None]
+    assert int(count_bytes(tokenizer)[specials].sum()) == 0
 
 
 def test_evaluate_loss_is_the_mean_over_targets_not_over_batches():

@@ -7,13 +7,17 @@ import transformers
 from othello_players import Oracle
 from othello_rules import Table, to_bits, to_square
 
+from llmkit import Loaded
+from llmkit.errors import InputError
 from llmkit.hidden_states import reading
 from llmkit.worlds.othello import intervening, labels, measuring, probing
 from llmkit.worlds.othello.board import Board
 from llmkit.worlds.othello.games import draw_games
 from llmkit.worlds.othello.legality import find_judged, measure_head
+from llmkit.worlds.othello.match import Match
+from llmkit.worlds.othello.measuring import Sizes, measure
 from llmkit.worlds.othello.predicting import Player
-from llmkit.worlds.othello.tokens import encode
+from llmkit.worlds.othello.tokens import encode, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,31 @@ def player():
     torch.manual_seed(0)
     config = transformers.GPT2Config(vocab_size=33, n_positions=32, n_embd=32, n_layer=2, n_head=2)
     return Player(transformers.GPT2LMHeadModel(config).eval(), Board(6))
+
+
+def make_loaded(**changes):
+    shape = {"vocab_size": 13, "n_positions": 11, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    tokenizer = make_tokenizer(Board(4))
+    return Loaded(transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**shape, **changes})).eval(), tokenizer)
+
+
+def test_a_model_that_reads_all_moves_but_the_last_is_measured():
+    sizes = Sizes(num_games=10, num_probe_games=20, num_cases=4, num_pairs=2)
+    found = measure(make_loaded(), sizes)
+    assert found["states"]["num_prefixes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"n_positions": 10}, "the model reads 10 tokens; expected 11 or more, a game without its last move"),
+        ({"vocab_size": 16}, "the model has 16 tokens; expected 13, a pad and the squares"),
+    ],
+)
+def test_a_model_of_another_size_than_the_board_is_refused_at_once(changes, sentence):
+    for call in (lambda lm: measure(lm, Sizes()), lambda lm: Match(lm, 0)):
+        with pytest.raises(InputError, match=f"^{sentence}$"):
+            call(make_loaded(**changes))
 
 
 def walk_slowly(games):

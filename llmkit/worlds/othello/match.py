@@ -10,9 +10,9 @@ from llmkit.worlds.othello import labels, legality, probing
 from llmkit.worlds.othello.board import COLUMNS, name
 from llmkit.worlds.othello.games import Games, attempt, draw_games
 from llmkit.worlds.othello.labels import EMPTY
-from llmkit.worlds.othello.predicting import Player
+from llmkit.worlds.othello.predicting import Player, make_player
 from llmkit.worlds.othello.probing import Probe, classify
-from llmkit.worlds.othello.tokens import encode, find_board
+from llmkit.worlds.othello.tokens import encode
 
 READER_GAMES = 800  # that the probe learns from, before the game
 DISCS = ("●", "○")  # black, white
@@ -61,7 +61,7 @@ class Match:
         Raises:
             InputError: They are not.
         """
-        self.player = Player(lm.model, find_board(lm.tokenizer))
+        self.player = make_player(lm)
         self.reader = train_reader(self.player, seed)
         self.moves: list[int] = []
         self._rng = np.random.default_rng(seed)

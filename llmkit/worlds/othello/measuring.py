@@ -21,10 +21,10 @@ from llmkit.worlds.othello.board import SIZES
 from llmkit.worlds.othello.figures import Figure
 from llmkit.worlds.othello.games import Games, draw_games
 from llmkit.worlds.othello.intervening import Cases
-from llmkit.worlds.othello.predicting import Player
+from llmkit.worlds.othello.predicting import Player, make_player
 from llmkit.worlds.othello.probing import Probe, Rows, Split
 from llmkit.worlds.othello.showing import show_examples
-from llmkit.worlds.othello.tokens import encode, find_board
+from llmkit.worlds.othello.tokens import encode
 
 VERSION = 1
 # The block of the stream `probe` from which each kind of games is drawn, so that none is used twice.
@@ -88,7 +88,7 @@ def measure(
     Raises:
         InputError: The tokens are not those of a board, or the model is not a decoder whose blocks can be read.
     """
-    player, start = Player(lm.model, find_board(lm.tokenizer)), time.perf_counter()
+    player, start = make_player(lm), time.perf_counter()
     board, untrained = player.board, player.untrained(seed)
     seconds: dict[str, float] = {}
 

@@ -10,7 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from llmkit import hidden_states
+from llmkit.errors import InputError
+from llmkit.heads import context_length
+from llmkit.loading import Loaded
 from llmkit.worlds.othello.board import Board
+from llmkit.worlds.othello.tokens import find_board
 
 ROWS = 512  # games of a pass
 
@@ -98,6 +102,23 @@ class Player:
         with _seeded(seed):
             model = AutoModelForCausalLM.from_config(self.model.config, trust_remote_code=False)
         return Player(model.to(self.device).eval(), self.board)
+
+
+def make_player(lm: Loaded) -> Player:
+    """Take a checkpoint as a player of the board whose squares are its tokens.
+
+    Raises:
+        InputError: They are those of none, or the model does not read a whole game, or has other tokens.
+    """
+    board, config = find_board(lm.tokenizer), lm.model.config
+    context, least = context_length(config), board.num_plies - 1
+    if context is not None and context < least:
+        raise InputError(f"the model reads {context} tokens; expected {least} or more, a game without its last move")
+    if config.vocab_size != board.num_plies + 1:
+        raise InputError(
+            f"the model has {config.vocab_size} tokens; expected {board.num_plies + 1}, a pad and the squares"
+        )
+    return Player(lm.model, board)
 
 
 @contextlib.contextmanager

@@ -219,14 +219,14 @@ def _draw_game(size: int, game: Json) -> str:
     for one in game["boards"]:
         wrong = [a != b for a, b in zip(one["right"], one["found"], strict=True)]
         figures.append(
-            f"<tr><td>after {one['ply']}</td><td>{draw_board(size, one['right'])}</td>"
+            f"<tr><td>after {int(one['ply'])}</td><td>{draw_board(size, one['right'])}</td>"
             f"<td>{draw_board(size, one['found'])}</td><td>{draw_board(size, one['found'], marks=wrong)}"
             f"{sum(wrong)} wrong</td></tr>"
         )
     head = "<tr><th>moves</th><th>the board</th><th>as the probe reads it</th><th>where it errs</th></tr>"
     moves = pages.escape(" ".join(game["moves"]))
     return (
-        f"<p>Filled discs are of the side to move. Linear probe of layer {game['layer']}. Moves: {moves}</p>"
+        f"<p>Filled discs are of the side to move. Linear probe of layer {int(game['layer'])}. Moves: {moves}</p>"
         f"<table>{head}{''.join(figures)}</table>"
     )
 
@@ -247,12 +247,13 @@ def _draw_edit(size: int, edit: Json) -> str:
         ),
         draw_board(size, board, shades=[max(0.0, value) for value in edit["saliency"]]),
     )
-    titles = ("before", f"after {edit['square']} was turned over", f"discs that {edit['best']} rests on")
+    square, best = pages.escape(edit["square"]), pages.escape(edit["best"])
+    titles = ("before", f"after {square} was turned over", f"discs that {best} rests on")
     head = f"<tr>{''.join(f'<th>{title}</th>' for title in titles)}</tr>"
     moves = pages.escape(" ".join(edit["moves"]))
     return (
         f"<p>Shades are the probabilities of moves, dots the legal ones. In the third a shade is how much less probable"
-        f" {edit['best']} becomes when that disc is turned over in the hidden states. Moves: {moves}</p>"
+        f" {best} becomes when that disc is turned over in the hidden states. Moves: {moves}</p>"
         f"<table>{head}<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr></table>"
     )
 

@@ -111,7 +111,7 @@ def compare_predictions(player: Player, pairs: Pairs, seed: int) -> dict[str, Fi
     """
     rows, ones = np.arange(len(pairs)), np.ones(len(pairs))
     first, second = (
-        np.exp(player.predict(encode(games))[0][rows, pairs.plies - 1]) for games in (pairs.first, pairs.second)
+        np.exp(player.predict(encode(games)[:, :-1])[0][rows, pairs.plies - 1]) for games in (pairs.first, pairs.second)
     )
     varied = np.abs(first - second).sum(axis=1) / 2
     differs = first.argmax(axis=1) != second.argmax(axis=1)
