@@ -210,11 +210,8 @@ def find_label(label: object, names: Sequence[str], where: str) -> int:
     """Find which class a label of the data means: by its name, or by its number from 0.
 
     Raises:
-        InputError: It means none of them, or one by its number and another by its name.
+        InputError: It means none of them.
     """
-    if isinstance(label, int) and str(label) in names and names.index(str(label)) != label:
-        meant = names.index(str(label))
-        raise InputError(f"{where}: label {label} is class {meant} by its name; expected text, as numbers count from 0")
     if label in names:
         return names.index(str(label))
     digits = str(label)

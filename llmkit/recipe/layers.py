@@ -19,6 +19,12 @@ CHOICES: dict[str, tuple[tuple[str, ...], ...]] = {
     "mix": (("path", "source_path"), ("prompt_column", "template")),
     "train": (("max_steps", "num_epochs"),),
 }
+# How a source is read.
+READING_KEYS = (
+    *("text_column", "label_column", "source_column", "target_column", "question_column", "context_column"),
+    *("answers_column", "prompt_column", "completion_column", "template", "column_names", "sample_by", "encoding"),
+    "clean",
+)
 # What was given for one value of a key, and is dropped when a later layer gives it another.
 FOLLOWERS: dict[str, dict[str, tuple[str, ...]]] = {
     "model": {"name": ("revision", "kwargs")},
@@ -125,6 +131,20 @@ def _list_sections(layer: Node) -> Iterator[tuple[str, Mapping[str, Node]]]:
             items = mix.value if mix is not None else None
             numbered = enumerate(items) if isinstance(items, list) else items.items() if isinstance(items, dict) else ()
             yield from ((f"data.mix.{i}", item.value) for i, item in numbered if isinstance(item.value, dict))
+
+
+def find_idle(layer: Node) -> Iterator[Problem]:
+    """Find the keys by which one layer reads a source, where it gives a mixture, whose sources have keys of their own.
+
+    Where the evaluation data lie in a file of their own they act on that.
+    """
+    data = layer.value.get("data")
+    given = data.value if data is not None and isinstance(data.value, dict) else {}
+    if "mix" in given and given["mix"].value is not None:
+        for key in READING_KEYS:
+            if key in given and given[key].value is not None:
+                sentence = "cannot act beside data.mix; expected it in each source there"
+                yield Problem(given[key].place, f"data.{key}", sentence)
 
 
 def list_rivals(key: str) -> set[Path]:

@@ -14,7 +14,7 @@ from llmkit.recipe.keys import json_schema
 from llmkit.recipe.parsing import COMMAND_LINE, Node, Place, Problem, Refused, from_python, parse, plain, show
 from llmkit.recipe.resuming import resume_recipe
 from llmkit.recipe.rules import find_breaches
-from llmkit.recipe.schema import Recipe
+from llmkit.recipe.schema import Recipe, SourceSpec
 from llmkit.recipe.writing import dump_recipe
 
 __all__ = ["dump_recipe", "find_launchers", "find_recipes", "json_schema", "read_recipe", "resume_recipe"]
@@ -74,6 +74,11 @@ def read_recipe(
     tree = Node(tree.value, Place(file))
     silent = {rival for problem in contradictions for rival in layers.list_rivals(problem.key)}
     settled, wrong = _check(tree, silent, own_data=own_data)
+    if settled is not None and settled.data.eval_path is None:
+        fields = SourceSpec.model_fields  # all of which stand in a recipe that was written down
+        changed = {f"data.{key}" for key in fields if getattr(settled.data, key) != fields[key].default}
+        for layer in (*(layer.tree for layer in found), above):
+            contradictions += [problem for problem in layers.find_idle(layer) if problem.key in changed]
     refuse(file, [*problems, *contradictions, *wrong], [*files, COMMAND_LINE])
     assert settled is not None
     settled._file = file

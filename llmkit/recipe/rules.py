@@ -7,12 +7,6 @@ from llmkit.recipe.schema import CleanSpec, DataSpec, Recipe, SourceSpec
 
 DATA_ENDINGS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".json", ".gz")
 SOURCE_KEYS = ("eval_documents", "origin", "license")  # of one source, beside those of the hub
-# how a source is read; beside data.mix those of data itself are for data.eval_path alone
-READING_KEYS = (
-    *("text_column", "label_column", "source_column", "target_column", "question_column", "context_column"),
-    *("answers_column", "prompt_column", "completion_column", "template", "column_names", "sample_by", "encoding"),
-    "clean",
-)
 # key of data -> the objectives in which it acts; the others act in all
 ACTING: Mapping[str, tuple[str, ...]] = {
     "label_column": ("classification",),
@@ -208,11 +202,6 @@ def _check_data(data: DataSpec, own_data: bool) -> Iterator[Breach]:
         for name, value in [*_list_hub_keys(data), *((key, getattr(data, key)) for key in SOURCE_KEYS)]:
             if value:
                 yield Breach((f"data.{name}", "data.mix"), "cannot act beside data.mix")
-        for key in READING_KEYS if data.eval_path is None and data.eval_source_path is None else ():
-            if getattr(data, key) != SourceSpec.model_fields[key].default:
-                yield Breach(
-                    (f"data.{key}", "data.mix"), "cannot act beside data.mix; expected it in each source there"
-                )
     yield from _check_held_out(data)
 
 

@@ -162,11 +162,12 @@ def evaluate(s: Session) -> bool:
     try:
         with s.flag.halting() if s.accelerator.num_processes == 1 else contextlib.nullcontext():
             measured |= _measure_task(s)
+            if not all(map(math.isfinite, measured.values())):
+                broken = f"the evaluation at step {s.state.step} gave a loss that is not finite"
+                raise RunError(f"{broken}; {describe_saved(s)}")
             samples = measuring.sample_texts(s.plain_model, parts.tokenizer, prompts, recipe.seed, s.plan.facts)
     except Halted:  # no weight changes here, so it may end anywhere
         return False
-    if not all(map(math.isfinite, measured.values())):
-        raise RunError(f"the evaluation at step {s.state.step} gave a loss that is not finite; {describe_saved(s)}")
     s.state.metrics = {name: value for name, value in measured.items() if name in (recipe.eval.metrics or ())}
     s.tracker.log_evaluation(s.state.step, s.state.metrics, samples)
     if s.state.metrics:

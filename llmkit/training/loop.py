@@ -10,7 +10,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from llmkit.training.stopping import SIGNALS
 
 logger = logging.getLogger("llmkit")
 
+GRACE_S = 30  # that a worker goes on after a signal
 MAX_SKIPPED = 3  # steps in a row that may change nothing
 
 
@@ -37,7 +38,12 @@ def run_steps(s: Session) -> keeping.End:
     end = keeping.catch_up(s)
     if end is not None:
         return end
-    steps, pending, started = read_steps(s), None, time.perf_counter()
+    with contextlib.closing(read_steps(s)) as steps:  # its workers end with it, also where this fails
+        return _run(s, steps)
+
+
+def _run(s: Session, steps: Iterator[list[dict[str, Any]]]) -> keeping.End:
+    pending, started = None, time.perf_counter()
     while s.state.step < s.plan.max_steps:
         asked = _is_asked(s, pending)
         outcome = None if _is_stopped(s, pending) else take_step(s, next(steps), pending)
@@ -59,7 +65,7 @@ def run_steps(s: Session) -> keeping.End:
     return "done"
 
 
-def read_steps(s: Session) -> Iterator[list[dict[str, Any]]]:
+def read_steps(s: Session) -> Generator[list[dict[str, Any]]]:
     """Read the micro-batches of this process, step by step, from where the run stands.
 
     The rows of a step are the next global_batch_size positions of the order, dealt out in micro-batches to the
@@ -78,19 +84,21 @@ def read_steps(s: Session) -> Iterator[list[dict[str, Any]]]:
         worker_init_fn=_leave_signals,
     )
     batches = iter(loader)
-    for _ in range(s.state.step, s.plan.max_steps):
-        try:
-            micro_batches = [next(batches) for _ in range(accumulation)]
-        except LlmkitError as err:  # a row of a stream; from a worker it comes with a traceback before its sentence
-            sentence = str(err).strip().rpartition(f"{type(err).__name__}: ")[2]
-            raise RunError(f"{sentence}; {describe_saved(s)}") from err
-        yield micro_batches
+    try:
+        for _ in range(s.state.step, s.plan.max_steps):
+            yield [next(batches) for _ in range(accumulation)]
+    except LlmkitError as err:  # a row of a stream; from a worker it comes with a traceback before its sentence
+        sentence = str(err).strip().rpartition(f"{type(err).__name__}: ")[2]
+        raise RunError(f"{sentence}; {describe_saved(s)}") from err
+    finally:
+        # torch 2.13 ends workers when the iterator goes, which the traceback of a row that failed holds on to
+        getattr(batches, "_shutdown_workers", lambda: None)()
 
 
 def _leave_signals(_worker: int) -> None:
     """Leave a signal that all processes of a group are sent, as by `timeout`, to the one that trains: it saves."""
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda number, frame: signal.alarm(GRACE_S))
 
 
 def _is_stopped(s: Session, previous: Outcome | None) -> bool:

@@ -128,15 +128,6 @@ def test_label_that_is_none_of_the_names_is_refused(given):
         find_label(given, ["bad", "good"], "x")
 
 
-@pytest.mark.parametrize("names", [["1", "0"], ["1", "2", "3"]])
-def test_whole_number_that_is_the_name_of_another_class_is_refused(names):
-    with pytest.raises(
-        InputError, match=r"^x: label 1 is class 0 by its name; expected text, as numbers count from 0$"
-    ):
-        find_label(1, names, "x")
-    assert find_label("1", names, "x") == 0
-
-
 @pytest.mark.parametrize(
     ("given", "values"), [(("good",), [0, 1]), ((), [0, 0]), ((0, "good"), [1, 1]), ("bad, good", [1, 1]), ("", [0, 0])]
 )

@@ -127,8 +127,8 @@ def test_games_that_measure_one_thing_measure_no_other():
 def test_a_match_shows_what_is_read_in_the_colours_of_the_board(games, monkeypatch):
     """A reader that is right, of black to move and of white, shows the board and marks nothing."""
     monkeypatch.setattr(match, "train_reader", lambda player, seed: match.Reader(None, 0))
-    tokens = make_tokenizer(Board(6))
-    played = match.Match(Loaded(Oracle(None, Board(6)), tokens), 0)
+    monkeypatch.setattr(match, "make_player", lambda lm: lm.model)
+    played = match.Match(Loaded(Oracle(None, Board(6)), make_tokenizer(Board(6))), 0)
     monkeypatch.setattr(match.Player, "read", lambda self, ids, layer: np.zeros((1, ids.shape[1], 1)))
     right = torch.from_numpy(labels.label(games, "relative")[0])
     monkeypatch.setattr(match, "classify", lambda probe, x: right[len(played.moves) - 1][None])
