@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmkit.cli import render
-from llmkit.cli.rows import DIALECTS, Row, kind, python_name
+from llmkit.cli.rows import DIALECTS, Row, has_plain_lines, kind, python_name
 from llmkit.errors import InputError, RunError
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can hold and no encoding
@@ -64,7 +64,7 @@ class Table:
             InputError: It cannot be written there, or not row by row in this encoding.
         """
         self._encoding = python_name(encoding).removesuffix("-sig")
-        if "\n".encode(self._encoding) != b"\n":
+        if not has_plain_lines(self._encoding):
             sentence = f"-o cannot be written row by row in {encoding}, which it keeps; expected one such as utf-8"
             raise InputError(sentence, hint="without -o the results are printed, in UTF-8")
         if not path.name or path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):

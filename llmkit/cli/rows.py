@@ -70,6 +70,11 @@ def python_name(encoding: str) -> str:
     return "utf-8-sig" if name == "utf-8" else name
 
 
+def has_plain_lines(codec: str) -> bool:
+    """Tell whether lines in an encoding end in the byte of a line feed, as in all but UTF-16 and UTF-32."""
+    return "\n".encode(codec.removesuffix("-sig")) == b"\n"
+
+
 def suggest_other(encoding: str) -> str:
     """Suggest the encoding that a text is likely in when it is not in this one."""
     return "--encoding gb18030" if codecs.lookup(encoding).name == "utf-8" else "--encoding utf-8"
@@ -160,7 +165,7 @@ def _read_input(encoding: str) -> Iterator[Row]:
     if sys.stdin is None:
         raise InputError("nothing to read, standard input is closed; expected -f FILE or piped input")
     codec = python_name(encoding)
-    if "\n".encode(codec.removesuffix("-sig")) != b"\n":  # its lines do not end in that byte
+    if not has_plain_lines(codec):
         sys.stdin.reconfigure(encoding=codec, newline="\n")  # type: ignore[union-attr]
         yield from _read_lines(sys.stdin)
         return
