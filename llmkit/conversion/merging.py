@@ -29,11 +29,14 @@ def export_merge(checkpoint: str, out: Path, *, adapter: str | None = None, offl
         The weight files that were written.
 
     Raises:
-        InputError: There is no adapter, it cannot be merged, or `out` exists.
+        InputError: There is no adapter, it cannot be merged, or `out` exists or cannot be made.
         DamagedError: The files of either are damaged.
     """
     if out.exists():
         raise InputError(f"{out} exists already; expected a new folder")
+    above = next(folder for folder in out.parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"cannot write to {out.parent}: {above} is no folder")
     found = locate(checkpoint if adapter is None else adapter, offline=offline)
     if not checking.is_adapter(found.path):
         raise InputError(f"{found.name} is no adapter; expected a run with one, or its folder")

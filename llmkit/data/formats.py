@@ -273,7 +273,7 @@ def _read_json(path: Path, spec: SourceSpec, columns: Columns) -> Iterator[Row]:
         records = ((f"{path} row {number}", record) for number, record in enumerate(found, 1))
     first = True
     for where, record in records:
-        yield pick(record, columns, where, strict=first)
+        yield record if isinstance(record, Row) else pick(record, columns, where, strict=first)
         first = False
 
 

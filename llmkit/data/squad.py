@@ -4,15 +4,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmkit.data.columns import describe
+from llmkit.data.columns import Row, describe
 from llmkit.errors import InputError
 
 COLUMNS = ("id", "title", "context", "question", "answers", "is_impossible")
-Question = tuple[str, dict[str, object]]
+Question = tuple[str, "dict[str, object] | Row"]
 
 
 def list_questions(articles: list[Any], path: Path) -> Iterator[Question]:
     """List the questions of articles, flat: each with the name of its row, as the data set `squad` of the hub has them.
+
+    In the place of a question whose answers are not as they should be stands a row that says so.
 
     Raises:
         InputError: They are not in that form.
@@ -33,9 +35,12 @@ def _flatten(
     article: Mapping[str, Any], paragraph: Mapping[str, Any], entry: Mapping[str, Any], where: str
 ) -> Question:
     impossible = entry.get("is_impossible")
-    answers = [] if impossible is True else _items(entry.get("answers"), where, "answers")
-    if not answers and impossible is False:
-        raise InputError(f"{where}: no right answer, and is_impossible is false; expected an answer")
+    answers: Any = [] if impossible is True else entry.get("answers")
+    problem = _find_problem(answers, "answers")
+    if problem is None and not answers and impossible is False:
+        problem = "no right answer, and is_impossible is false; expected an answer"
+    if problem is not None:
+        return where, Row(where, None, problem)
     return where, {
         "id": entry.get("id"),
         "title": article.get("title"),
@@ -49,10 +54,16 @@ def _flatten(
     }
 
 
-def _items(value: object, where: str, name: str) -> list[Mapping[str, Any]]:
+def _items(value: Any, where: str, name: str) -> list[Mapping[str, Any]]:
+    problem = _find_problem(value, name)
+    if problem is not None:
+        raise InputError(f"{where}: {problem}")
+    return list(value)
+
+
+def _find_problem(value: object, name: str) -> str | None:
+    """Say why a value is no list of objects."""
     if not isinstance(value, list):
-        raise InputError(f"{where}: expected a list as {name}, got {describe(value)}")
-    for item in value:
-        if not isinstance(item, Mapping):
-            raise InputError(f"{where}: expected objects in {name}, got {describe(item)}")
-    return value
+        return f"expected a list as {name}, got {describe(value)}"
+    other = [describe(item) for item in value if not isinstance(item, Mapping)]
+    return f"expected objects in {name}, got {other[0]}" if other else None

@@ -1,13 +1,14 @@
 """The report of a run, or of several beside one another: one page of HTML from what the run folder holds."""
 
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmkit import pages, runfolder
+from llmkit import checking, pages, runfolder
 from llmkit.errors import InputError
 from llmkit.pages import Line
 from llmkit.recipe.reading import dump_recipe, read_recipe
@@ -26,16 +27,12 @@ class History:
     """Holds what a run folder tells: its recipe as text and by key, its environment, and the lines of metrics.jsonl."""
 
     path: Path
+    name: str
     recipe: str
     keys: Mapping[str, str]
     objective: str
     environment: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
-
-    @property
-    def name(self) -> str:
-        """The name of its folder."""
-        return self.path.resolve().name
 
     def points(self, key: str) -> list[tuple[float, float]]:
         """List (step, value) of what was logged under a key."""
@@ -43,10 +40,10 @@ class History:
 
 
 def read_history(run: Path) -> History:
-    """Read a run folder.
+    """Read a run folder; its name is that of the run.
 
     Raises:
-        InputError: It is none.
+        InputError: It is none, or a file of it is damaged.
     """
     if not (run / "recipe.yaml").is_file():
         raise InputError(f"{run} is no run: it holds no recipe.yaml")
@@ -54,10 +51,11 @@ def read_history(run: Path) -> History:
     environment, rows = run / "environment.json", run / "metrics.jsonl"
     return History(
         path=run,
+        name=run.resolve().name,
         recipe=dump_recipe(recipe),
         keys={key: value for key, value in _flatten(recipe.model_dump()) if value is not None},
         objective=recipe.objective,
-        environment=json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {},
+        environment=checking.read_json(environment) if environment.is_file() else {},
         rows=runfolder.read_metrics(rows),
     )
 
@@ -71,12 +69,21 @@ def _flatten(value: Any, key: str = "") -> list[tuple[str, Any]]:
 def write_report(*runs: Path) -> str:
     """Write the report of a run, or the comparison of several, as HTML.
 
+    Where two folders of several have one name, each is named from the folder on that holds them all.
+
     Raises:
-        InputError: A folder is no run.
+        InputError: A folder is no run, or a file of it is damaged.
     """
     histories = [read_history(run) for run in runs]
     if len(histories) == 1:
         return _report(histories[0])
+    if len({history.name for history in histories}) < len(histories):
+        folders = [run.resolve() for run in runs]
+        above = os.path.commonpath([folder.parent for folder in folders])
+        histories = [
+            replace(each, name=folder.relative_to(above).as_posix())
+            for each, folder in zip(histories, folders, strict=True)
+        ]
     title = " beside ".join(history.name for history in histories)
     return pages.make_page(
         title,

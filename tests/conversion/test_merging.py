@@ -180,3 +180,9 @@ def test_checkpoint_without_an_adapter_is_refused(make_checkpoint, tmp_path):
 
 def test_folder_that_exists_is_refused(make_checkpoint, tmp_path):
     assert refuse(make_checkpoint("gpt2"), tmp_path) == f"{tmp_path} exists already; expected a new folder"
+
+
+def test_folder_that_cannot_be_made_is_refused_before_any_work(make_checkpoint, tmp_path):
+    (tmp_path / "note").write_text("mine")
+    sentence = f"cannot write to {tmp_path / 'note' / 'a'}: {tmp_path / 'note'} is no folder"
+    assert refuse(make_checkpoint("gpt2"), tmp_path / "note" / "a" / "b") == sentence

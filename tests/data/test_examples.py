@@ -145,6 +145,18 @@ def test_squad_files_have_a_row_for_each_question(tmp_path):
     assert counts.bad_rows == 1
 
 
+@pytest.mark.parametrize("damaged", [{"answers": [], "is_impossible": False}, {"answers": None}, {"answers": [3]}])
+def test_a_damaged_question_of_a_squad_file_can_be_left_out(tmp_path, damaged):
+    paragraph = SQUAD["data"][0]["paragraphs"][0]
+    data = [{"paragraphs": [{**paragraph, "qas": [{"id": "0", "question": "?", **damaged}, paragraph["qas"][0]]}]}]
+    path, counts = tmp_path / "a.json", Counts("x")
+    path.write_text(json.dumps({"data": data}), encoding="utf-8")
+    spec = SourceSpec(path=str(path))
+    found = list(read_examples(spec, "question", on_bad="skip", counts=counts))
+    assert found == [Question(f"{path} question 1", "如何?", "天气很好 b", ("很好",), (2,))]
+    assert (counts.documents, counts.bad_rows) == (1, 1)
+
+
 def test_prompts_are_texts_conversations_or_templates(tmp_path):
     turns = [{"role": "user", "content": "hi"}]
     path = write(tmp_path / "a.jsonl", [{"p": turns, "c": "yes", "n": {"x": "{b}"}}])

@@ -71,6 +71,19 @@ def test_comparison_says_what_differs_and_draws_both(train):
     assert same.count("<p>Nothing.</p>") == 2
 
 
+def test_runs_of_one_name_are_told_apart_by_their_folders(train):
+    one, other = train("a/one"), train("b/one")
+    page = write_report(one, other)
+    assert re.findall(r'<span class="key \w+">([^<]+)</span>', page)[:2] == ["a/one", "b/one"]
+
+
+def test_a_damaged_environment_is_told(train):
+    run = train("one")
+    (run / "environment.json").write_text('{"a": ', encoding="utf-8")
+    with pytest.raises(InputError, match=r"environment\.json is not JSON: "):
+        write_report(run)
+
+
 def test_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"is no run: it holds no recipe.yaml"):
         write_report(tmp_path)
