@@ -21,10 +21,11 @@ llmkit recipes check my.yaml data.path=corpus.txt
   value is YAML. `key=null` takes a key back, as if it had not been given anywhere.
 - `extends` builds upon another recipe: mappings merge, a list replaces a list. A model.config of another model_type
   replaces the parent's. Relative paths are taken from the working folder, `extends` alone from the recipe's.
-- Of model.name and model.config, data.path and data.mix, train.max_steps and train.num_epochs, and the four
-  data.eval_ keys, a layer gives one; a later layer's choice drops the earlier one. With another model.name go revision
-  and kwargs, with another data.path name, train_split, eval_split, kwargs, origin and license, with another optim.name
-  or schedule.name their kwargs.
+- A layer gives at most one of model.name and model.config; of data.path, data.mix and data.source_path; of
+  data.eval_split, eval_rows, eval_path, eval_documents and eval_source_path; of data.prompt_column and data.template; of
+  train.max_steps and train.num_epochs. A later layer's choice drops the earlier one. With another model.name go
+  revision and kwargs, with another data.path name, train_split, eval_split, kwargs, origin and license, with another
+  optim.name or schedule.name their kwargs.
 - No tags, anchors, aliases or duplicate keys; at most 64 kB.
 
 This page and the JSON schema are written by `llmkit recipes schema --markdown` and `llmkit recipes schema`.
@@ -62,7 +63,7 @@ def _write_row(path: keys.Path, key: str) -> str:
     unset = "" if default is None or isinstance(default, dict) else f"`{write_value(default)}`"
     if key in part.get("required", ()):
         unset = "required"
-    description = "The section below." if inner.get("properties") else own.get("description", "")
+    description = own.get("description", "") if path or not inner.get("properties") else "The section below."
     return f"| `{key}` | {form} | {unset} | {description} |".replace("|  |", "| |")
 
 

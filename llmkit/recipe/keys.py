@@ -110,7 +110,8 @@ def describe(part: dict[str, Any], *, bounds: bool = True) -> str:
     if not bounds or kind not in ("integer", "number"):
         return noun
     if "exclusiveMinimum" in part:
-        return f"{noun} above {part['exclusiveMinimum']:,}"
+        below = f" and below {part['exclusiveMaximum']:,}" if "exclusiveMaximum" in part else ""
+        return f"{noun} above {part['exclusiveMinimum']:,}{below}"
     ends = (f" from {part['minimum']:,}" if "minimum" in part else "") + (
         f" to {part['maximum']:,}" if "maximum" in part else ""
     )

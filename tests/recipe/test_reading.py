@@ -120,6 +120,10 @@ SENTENCES = {
     "true for a number": (more("optim: {lr: true}\n"), "r.yaml:10: optim.lr: expected a number, got true"),
     "negative": (more("optim: {lr: -1}\n"), "r.yaml:10: optim.lr: expected a number above 0, got -1"),
     "zero": (more("optim: {lr: 0}\n"), "r.yaml:10: optim.lr: expected a number above 0, got 0"),
+    "one": (
+        change("a.jsonl", "a.jsonl\n  masking: {probability: 1.0}"),
+        "r.yaml:8: data.masking.probability: expected a number above 0 and below 1, got 1.0",
+    ),
     "nan": (more("optim: {lr: .nan}\n"), "r.yaml:10: optim.lr: expected a finite number above 0, got nan"),
     "inf": (more("optim: {lr: .inf}\n"), "r.yaml:10: optim.lr: expected a finite number above 0, got inf"),
     "share": (
