@@ -63,7 +63,7 @@ def load(
     """Load a checkpoint: a folder, a run, a .gguf file, `builtin/NAME`, `package:NAME` or a hub id.
 
     Args:
-        checkpoint: The name; a Loaded comes back as it is, if it has a head for the task.
+        checkpoint: The name; a Loaded comes back as it is, if it has a head for the task and is in evaluation mode.
         task: The task whose head is wanted; of several, that which the checkpoint was saved for, else the first; None
             takes what it was saved for.
         dtype: `auto` (float32 on a CPU, else the checkpoint's), float32, bfloat16 or float16.
@@ -83,7 +83,8 @@ def load(
     """
     tasks = _check_tasks((task,) if isinstance(task, str) else tuple(task or ()))
     if isinstance(checkpoint, Loaded):
-        return _check_loaded(checkpoint, tasks, whole=adapter is None and tokenizer is None)
+        asked = (adapter, tokenizer, revision, kwargs, *(None if name == "auto" else name for name in (dtype, device)))
+        return _check_loaded(checkpoint, tasks, whole=not any(asked))
     base = _locate(checkpoint, revision=revision, offline=offline)
     base, over = _find_adapter(base, adapter, offline=offline)
     words = _locate(tokenizer, offline=offline, weights=False) if tokenizer is not None else None
@@ -121,7 +122,10 @@ def _check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
 
 def _check_loaded(lm: Loaded, tasks: tuple[str, ...], *, whole: bool) -> Loaded:
     if not whole:
-        raise InputError("a Loaded is whole already; adapter and tokenizer belong to the call that loads it")
+        names = "adapter, tokenizer, dtype, device, revision and kwargs"
+        raise InputError(f"a Loaded is whole already; {names} belong to the call that loads it")
+    if lm.model.training:
+        raise InputError(f"{lm.name or 'the model'} is in training mode, where dropout acts; call model.eval() first")
     head = find_head(lm.model)
     if tasks and head is not None and head not in tasks:
         raise InputError(f"{lm.name or 'the model'} has a head for {head}, this call needs one for {tasks[0]}")

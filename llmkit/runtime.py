@@ -151,19 +151,34 @@ def token_budget(model: Any) -> int:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' warnings, logs and progress bars from the user while ours says what matters."""
+    from huggingface_hub import utils as hub
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    switch_back = hub.disable_progress_bars if hub.are_progress_bars_disabled() else hub.enable_progress_bars
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.set_verbosity(logging.CRITICAL)
+        logging.disable_progress_bar()  # and those of the hub's client with them
+        try:
             yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
+            switch_back()
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put a model in evaluation mode, and the mode of each of its modules back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
     finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        for module, training in modes:
+            module.training = training
 
 
 def describe_environment() -> dict[str, str]:

@@ -65,11 +65,8 @@ def sees_ahead(model: Any) -> bool:
     ids = torch.arange(4, device=model.device)[None] % size
     other = ids.clone()
     other[0, -1] = (ids[0, -1] + 1) % size
-    training = model.training
-    model.eval()
-    with torch.no_grad(), runtime.quiet():
+    with runtime.evaluating(model), torch.no_grad(), runtime.quiet():
         difference = (model(input_ids=ids).logits - model(input_ids=other).logits)[0].double()
-    model.train(training)
     return bool(difference[0].norm() > 1e-5 * difference[-1].norm())
 
 

@@ -57,13 +57,27 @@ def test_load_keeps_the_name_that_the_user_gave(ck, spelling):
 def test_load_returns_a_loaded_as_it_is(loaded):
     lm = loaded("gpt2")
     assert load(lm) is lm
-    assert load(lm, task="generation", dtype="float16") is lm
+    assert load(lm, task="generation", dtype="auto", offline=True) is lm
 
 
-@pytest.mark.parametrize("option", ["adapter", "tokenizer"])
-def test_load_refuses_to_add_to_a_loaded(loaded, option):
-    with pytest.raises(InputError, match=r"^a Loaded is whole already; adapter and tokenizer belong to the call that "):
-        load(loaded("gpt2"), **{option: "x"})
+OPTIONS = dict.fromkeys(("adapter", "tokenizer", "dtype", "device", "revision"), "x") | {"kwargs": {"x": 1}}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_load_refuses_to_change_a_loaded(loaded, option):
+    with pytest.raises(InputError) as caught:
+        load(loaded("gpt2"), **{option: OPTIONS[option]})
+    names = "adapter, tokenizer, dtype, device, revision and kwargs"
+    assert str(caught.value) == f"a Loaded is whole already; {names} belong to the call that loads it"
+
+
+def test_load_refuses_a_loaded_that_would_drop_out(loaded):
+    lm = loaded("gpt2")
+    lm.model.train()
+    with pytest.raises(InputError, match=r"is in training mode, where dropout acts; call model\.eval\(\) first$"):
+        load(lm)
+    lm.model.eval()
+    assert load(lm) is lm
 
 
 def test_load_gives_the_facts_of_llmkit_json(ck):

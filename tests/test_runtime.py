@@ -1,17 +1,20 @@
 """The machine under a model: device, dtype, seeds, and the silence of libraries."""
 
+import importlib
 import re
 import subprocess
 import warnings
 
 import pytest
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging
 
 from llmkit import runtime
 from llmkit.errors import InputError
 
 CPU = torch.device("cpu")
+hub_tqdm = importlib.import_module("huggingface_hub.utils.tqdm")
 
 
 def refuse(call, *arguments):
@@ -126,10 +129,15 @@ def test_check_seed_draws_one_that_differs_each_time():
 
 @pytest.fixture
 def bars(monkeypatch):
-    """A function that switches the progress bars of transformers; those of the hub's client stay as they are."""
-    for name in ("enable_progress_bars", "disable_progress_bars"):
-        monkeypatch.setattr(logging.hf_hub_utils, name, lambda: None)
-    return lambda active: monkeypatch.setattr(logging, "_tqdm_active", active)
+    """A function that switches the progress bars of transformers, and those of the hub's client."""
+    monkeypatch.setattr(hub_tqdm, "HF_HUB_DISABLE_PROGRESS_BARS", None)  # the environment says nothing
+    monkeypatch.setattr(hub_tqdm, "progress_bar_states", {})
+
+    def switch(active, hub=True):
+        monkeypatch.setattr(logging, "_tqdm_active", active)
+        (enable_progress_bars if hub else disable_progress_bars)()
+
+    return switch
 
 
 @pytest.fixture
@@ -150,16 +158,36 @@ def test_quiet_keeps_warnings_logs_and_bars_from_the_user(bars, verbosity, capfd
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("hub", [True, False])
 @pytest.mark.parametrize("active", [True, False])
-def test_quiet_leaves_the_libraries_as_they_were(bars, verbosity, active):
-    bars(active)
+def test_quiet_leaves_the_libraries_as_they_were(bars, verbosity, active, hub):
+    bars(active, hub)
     with pytest.raises(KeyError), runtime.quiet():
         assert not logging.is_progress_bar_enabled()
+        assert are_progress_bars_disabled()
         raise KeyError
     assert logging.get_verbosity() == verbosity
     assert logging.is_progress_bar_enabled() is active
+    assert are_progress_bars_disabled() is not hub
     with pytest.warns(UserWarning, match="heard again"):
         warnings.warn("heard again", stacklevel=1)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_quiet_says_nothing_where_the_environment_settles_the_bars(bars, monkeypatch, stated):
+    monkeypatch.setattr(hub_tqdm, "HF_HUB_DISABLE_PROGRESS_BARS", stated)
+    with runtime.quiet():
+        pass
+    assert are_progress_bars_disabled() is stated
+
+
+def test_a_model_is_evaluated_and_each_module_keeps_its_mode():
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2))
+    model[1].eval()
+    with pytest.raises(KeyError), runtime.evaluating(model):
+        assert not any(module.training for module in model.modules())
+        raise KeyError
+    assert [module.training for module in model.modules()] == [True, True, False]
 
 
 # the environment

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,10 @@ from llmkit.locating import Located, locate
 
 # What may stand beside the weights and is copied as it is: text that describes them, never code and never pickles.
 COPIED = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.md")
+
+# The process that reads pickled weights: argv is where packages lie, the script, and its arguments.
+CHILD = "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]); del sys.argv[:2]; "
+CHILD += "runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
 def export_safetensors(checkpoint: str, out: Path, *, offline: bool = False) -> list[Path]:
@@ -87,9 +92,9 @@ def _find_pickled(found: Located) -> list[Path]:
 
 def _convert_pickled(found: Located, bins: list[Path], part: Path) -> None:
     child = Path(__file__).with_name("unpickling.py")
-    done = subprocess.run(
-        [sys.executable, "-I", str(child), str(part), *map(str, bins)], capture_output=True, text=True, check=False
-    )
+    searched = json.dumps([place for place in sys.path if place])  # -I leaves out the packages of the user
+    words = [sys.executable, "-I", "-c", CHILD, searched, str(child), str(part), *map(str, bins)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode == errno.EIO:
         raise RunError(f"{part} cannot be written: {done.stderr[-160:]}")
     if done.returncode != 0:

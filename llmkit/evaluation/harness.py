@@ -9,7 +9,7 @@ import importlib.metadata
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,7 @@ def evaluate_tasks(
     runtime.check_seed(seed)
     suite = tasks if isinstance(tasks, Suite) else check_tasks(tasks, include_path=include_path)
     began = time.perf_counter()
-    with Quietly() as heard, _kept(lm.model), seeded(seed, lm.model.device):
+    with Quietly() as heard, runtime.evaluating(lm.model), seeded(seed, lm.model.device):
         _check_model(lm)
         adapter = _adapt(lm, batch_size)
         _check_lengths(adapter, suite, lm.name or "the model")
@@ -259,14 +259,3 @@ class _Counter:
         total = sum(len(task.instances) for task in self._tasks.values())
         with contextlib.redirect_stderr(self._stderr):
             self._progress(self._done, total)
-
-
-@contextlib.contextmanager
-def _kept(model: Any) -> Iterator[None]:
-    """Put the training mode of every module back, which the harness ends."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -117,9 +117,11 @@ def _list_metrics(result: Evaluation | Comparison) -> str:
         return pages.make_table(("metric", "value", "95 % interval"), rows)
     names = [result.first.checkpoint or "first", result.second.checkpoint or "second"]
     lines = []
-    for name, value in result.first.metrics.items():
-        cells = [f"{value:.4f} {_show_span(result.first.intervals.get(name))}"]
-        cells.append(f"{result.second.metrics[name]:.4f} {_show_span(result.second.intervals.get(name))}")
+    for name in dict.fromkeys((*result.first.metrics, *result.second.metrics)):  # one may lack a metric that failed
+        cells = [
+            f"{one.metrics[name]:.4f} {_show_span(one.intervals.get(name))}" if name in one.metrics else ""
+            for one in (result.first, result.second)
+        ]
         found = result.differences.get(name)
         lines.append((name, *cells, "" if found is None else _show_difference(found)))
     return pages.make_table(("metric", *names, "difference"), lines)

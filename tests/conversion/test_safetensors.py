@@ -17,7 +17,7 @@ from gguf_files import write_gguf
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmkit.conversion import unpickling
+from llmkit.conversion import safetensors, unpickling
 from llmkit.conversion.safetensors import export_safetensors
 from llmkit.errors import DamagedError, InputError
 
@@ -237,6 +237,23 @@ def test_the_reading_process_installs_that_refusal(ck):
         [sys.executable, "-I", "probe.py", "made", "ck/pytorch_model.bin"], capture_output=True, text=True, check=False
     )
     assert done.stderr.splitlines()[-1] == "PermissionError: socket.__new__ is not allowed while weights are read"
+
+
+def test_the_reading_process_finds_packages_where_this_one_does(ck, monkeypatch):
+    """Also those of the user, which -I alone leaves out."""
+    pathlib.Path("lib").mkdir()
+    pathlib.Path("lib", "of_the_user.py").touch()
+    monkeypatch.setattr(sys, "path", ["", *sys.path, str(pathlib.Path("lib").absolute())])
+    pathlib.Path("unpickling.py").write_text(
+        "import sys, of_the_user\nprint(sys.argv[1:], '' in sys.path)", encoding="utf-8"
+    )
+    monkeypatch.setattr(safetensors, "__file__", "safetensors.py")
+    ran, run = [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *words, **keys: ran.append(run(*words, **keys)) or ran[-1])
+    export_safetensors("ck", OUT)
+    (done,) = ran
+    assert re.fullmatch(r"\['out\.part-\d+', 'ck/pytorch_model\.bin'\] False\n", done.stdout)
+    assert done.stderr == ""
 
 
 # nothing to do

@@ -109,6 +109,10 @@ def test_page_of_a_comparison_shows_both(tmp_path):
         ["accuracy", "0.5000 [0.2500, 0.7500]", "0.5000 [0.2500, 0.7500]", "-0.1000 [-0.2000, 0.0000], p 0.0400"],
         ["f1_macro", "0.2500 ", "0.2500 ", ""],
     ]
+    other.metrics["mine"] = 1.0  # an own metric that failed for one of the two
+    assert cells(make_page(found), "Metrics")[-1] == ["mine", "", "1.0000 ", ""]
+    del other.metrics["f1_macro"]
+    assert cells(make_page(found), "Metrics")[2] == ["f1_macro", "0.2500 ", "", ""]
     worst = cells(page, "The 20 worst rows")
     assert worst[5:7] == [["got by the other", "坏"], ["scores by the other", "accuracy 0, score 0.03333"]]
     write_evaluation(found, tmp_path / "out")
