@@ -151,11 +151,11 @@ def token_budget(model: Any) -> int:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' warnings, logs and progress bars from the user while ours says what matters."""
-    from huggingface_hub import utils as hub
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    switch_back = hub.disable_progress_bars if hub.are_progress_bars_disabled() else hub.enable_progress_bars
+    is_hub_silent = are_progress_bars_disabled()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.set_verbosity(logging.CRITICAL)
@@ -166,7 +166,10 @@ def quiet() -> Iterator[None]:
             logging.set_verbosity(verbosity)
             if bars:
                 logging.enable_progress_bar()
-            switch_back()
+            if is_hub_silent:
+                disable_progress_bars()
+            else:
+                enable_progress_bars()
 
 
 @contextlib.contextmanager

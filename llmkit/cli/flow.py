@@ -1,6 +1,8 @@
 """Rows in, results out: what every command that reads -f and writes -o has in common."""
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -82,7 +84,7 @@ class Flow:
         )
 
     def _describe_call(self) -> dict[str, Any]:
-        """Describe what decides the results, as JSON: the arguments, and the bytes of what is read."""
+        """Describe what decides the results, as JSON: the arguments, the bytes of what is read, and the checkpoints."""
         if self.call is None:
             return {}
         from llmkit.runfolder import hash_file
@@ -90,9 +92,41 @@ class Flow:
         given = {name: value for name, value in self.call.params.items() if name not in INDIFFERENT}
         read = [Path(name) for name in (self.file, *self.inputs) if name is not None]
         hashes = {str(path): hash_file(path) for path in read if path.is_file()}
-        described = {"command": self.call.info_name, **given, "sha256": hashes}
+        described = {"command": self.call.info_name, **given, "sha256": hashes, **self._hash_checkpoints(self.call)}
         plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
         return plain
+
+    def _hash_checkpoints(self, call: typer.Context) -> dict[str, str]:
+        """Compute a sha256 for each checkpoint of the call that is a path here: another one may take its name.
+
+        Raises:
+            InputError: One cannot be a checkpoint.
+        """
+        from llmkit.locating import locate
+
+        given = {name: call.params.get(name) for name in ("model", "adapter", "tokenizer")}
+        return {
+            f"{name} files": self._hash_checkpoint(locate(path).path)
+            for name, path in given.items()
+            if path is not None and os.path.exists(os.path.expanduser(path))
+        }
+
+    def _hash_checkpoint(self, path: Path) -> str:
+        """Compute the sha256 of a checkpoint's manifest, else of the names, sizes and times (in ns) of its files."""
+        from llmkit.runfolder import hash_file
+
+        manifest = path / "manifest.json"
+        if manifest.is_file():
+            return hash_file(manifest)
+        assert self.output is not None
+        own = self.output.name  # it may lie among them
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        facts = [
+            (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+            for file in files
+            if file.is_file() and file.name != own and not file.name.startswith((".", f"{own}.part"))
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -111,21 +145,23 @@ class OpenFlow:
         return self.whole is not None and self.table is None and self.flow.per_row == 1
 
     def run(self, answers: Answers) -> int:
-        """Answer all rows in order; return 1 where a row had an error, else 0."""
+        """Answer all rows in order; return 1 where a row had an error, also one done by a call before, else 0."""
         source: Iterable[rows.Row]
         if self.whole is not None:
             source = [rows.Row(1, self.whole, {"text": self.whole})]
         else:
             source = rows.read_rows(self.path, self.flow.column, self.flow.encoding)
-        progress = render.Progress(self.total, quiet=self.flow.quiet)
+        first = self.table.done if self.table is not None else 0
+        progress = render.Progress(self.total, quiet=self.flow.quiet, first=first)
         failed = complete = False
         try:
             if self.table is not None:
                 self.table.open()
-            for row, results in answers(islice(source, self.table.done if self.table else 0, None)):
+                failed = self.table.failed > 0
+            for done, (row, results) in enumerate(answers(islice(source, first, None)), first + 1):
                 failed |= row.error is not None
                 self._put(row, results)
-                progress.update(row.number)
+                progress.update(done)
             complete = True
         finally:
             progress.close()
@@ -136,6 +172,8 @@ class OpenFlow:
     def _put(self, row: rows.Row, results: list[Any]) -> None:
         sink: outputs.Sink = self.table or outputs.Screen()
         if row.error is not None:
+            if self.table is not None:
+                self.table.count_failure()
             problem = {"row": row.number, "error": row.error}
             in_fields = self.table is not None and self.table.kind in rows.DIALECTS  # which have no column for it
             if not self.flow.as_json or in_fields:

@@ -1,5 +1,6 @@
 """Results, one a row, to stdout or to a file that grows as FILE.part and is renamed at the end."""
 
+import contextlib
 import csv
 import io
 import json
@@ -37,7 +38,8 @@ class Table:
 
     For .jsonl, .csv and .tsv each result keeps the columns of its row and adds ours; for other names it is a line.
     A FILE.part that is there already is continued: `done` is the number of rows whose results are whole in it. Beside
-    it FILE.part.json tells of which call it is; one of another call is refused, or begun anew to overwrite it.
+    it FILE.part.json tells of which call it is, and how many rows `failed`; one of another call is refused,
+    or begun anew to overwrite it.
     """
 
     def __init__(
@@ -75,24 +77,29 @@ class Table:
         self._label = path.with_name(path.name + ".part.json")
         self._call, self._columns = dict(call or {}), columns
         self._file: io.FileIO | None = None
-        differing = self._compare_call() if self._part.exists() else []
+        self.done = self.failed = self._keep = 0
+        before = self._read_label() if self._part.exists() else {}
+        differing = self._compare_call(before)
         if differing and not overwrite:
             sentence = f"{self._part} is of another call: {', '.join(differing)} differ"
             raise InputError(sentence, hint="--overwrite begins anew")
-        self.done, self._keep = self._measure(per_row) if self._part.exists() and not differing else (0, 0)
+        if self._part.exists() and not differing:
+            self.done, self._keep = self._measure(per_row)
+            self.failed = int(before.get("failed", 0))
 
-    def _compare_call(self) -> list[str]:
-        """List what is different in the call that began FILE.part; nothing where that is not known."""
+    def _read_label(self) -> dict[str, Any]:
+        """Read of which call FILE.part is, and how many rows failed; nothing where that is not known."""
         try:
             before = json.loads(self._label.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return []
-        if not isinstance(before, dict):
-            return []
-        names = dict.fromkeys([*before, *self._call])
-        return [
-            "the files read" if name == "sha256" else name for name in names if before.get(name) != self._call.get(name)
-        ]
+            return {}
+        return before if isinstance(before, dict) else {}
+
+    def _compare_call(self, before: dict[str, Any]) -> list[str]:
+        """List what is different in the call that began FILE.part."""
+        names = dict.fromkeys([*before, *self._call]) if before else {}
+        different = [name for name in names if name != "failed" and before.get(name) != self._call.get(name)]
+        return ["the files read" if name == "sha256" else name for name in different]
 
     def _measure(self, per_row: int) -> tuple[int, int]:
         """Count the rows whose results are whole in FILE.part, and the bytes that they take."""
@@ -121,10 +128,8 @@ class Table:
         self._file.truncate(self._keep)
         self._file.seek(self._keep)
         if self._keep == 0:
-            try:
-                self._label.write_text(json.dumps(self._call, ensure_ascii=False) + "\n", encoding="utf-8")
-            except OSError as err:
-                raise RunError(f"{self._label} cannot be written: {err.strerror}") from err
+            self.failed = 0
+            self._write_label()
             if self.kind in DIALECTS:
                 self._write(self._format(self._columns), "the header")
         elif self.done:
@@ -144,6 +149,28 @@ class Table:
         else:
             line += "\n"
         self._write(line, f"row {row.number}")
+
+    def count_failure(self) -> None:
+        """Count a row that failed, before its place is written: the first at once, for a process that is killed.
+
+        Raises:
+            RunError: FILE.part.json cannot be written.
+        """
+        self.failed += 1
+        if self.failed == 1:
+            self._write_label()
+
+    def _write_label(self) -> None:
+        """Write FILE.part.json whole or not at all."""
+        made = self._label.with_name(self._label.name + ".new")
+        told = json.dumps({**self._call, "failed": self.failed}, ensure_ascii=False)
+        try:
+            made.write_text(told + "\n", encoding="utf-8")
+            made.replace(self._label)
+        except OSError as err:
+            with contextlib.suppress(OSError):
+                made.unlink()
+            raise RunError(f"{self._label} cannot be written: {err.strerror}") from err
 
     @property
     def _is_unicode(self) -> bool:
@@ -180,8 +207,11 @@ class Table:
         if complete:
             self._part.replace(self._path)
             self._label.unlink(missing_ok=True)
-        else:
-            render.note(f"what is done is kept in {self._part}; the same call goes on after it")
+            return
+        if self.failed > 1:
+            with contextlib.suppress(RunError):  # as on a full disk; that one failed is there already
+                self._write_label()
+        render.note(f"what is done is kept in {self._part}; the same call goes on after it")
 
 
 def _escape_cell(value: str) -> str:

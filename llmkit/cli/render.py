@@ -150,19 +150,19 @@ class Line:
 
 
 class Progress:
-    """Shows how many of how many rows are done."""
+    """Shows how many of how many rows are done; `first` of them were done before it began."""
 
-    def __init__(self, total: int | None, *, quiet: bool) -> None:
+    def __init__(self, total: int | None, *, quiet: bool, first: int = 0) -> None:
         self._total, self._line = total, Line(quiet=quiet)
         self._started = time.monotonic()
-        self._done = 0
+        self._first = self._done = first
 
     def update(self, done: int) -> None:
         """Take the number of rows done; if it is time, show the one before, since rows come in bursts."""
         done, self._done = self._done, done
         if not self._line.is_due:
             return
-        rate = done / max(time.monotonic() - self._started, 1e-9)
+        rate = (done - self._first) / max(time.monotonic() - self._started, 1e-9)
         left = f", {(self._total - done) / rate:.0f} s left" if self._total and rate > 0 else ""
         self._line.show(f"{done:,} of {self._total:,} rows{left}" if self._total else f"{done:,} rows")
 

@@ -83,11 +83,13 @@ def describe(value: object) -> str:
 
 
 def check_columns(columns: list[str], column: str, where: str, *, key: str = "text_column") -> None:
-    """Check that a column is there; `key` is that of a recipe's section data which names it.
+    """Check that a column is there, once; `key` is that of a recipe's section data which names it.
 
     Raises:
-        InputError: It is not; the hint names the nearest.
+        InputError: It is not, and the hint names the nearest; or two have its name.
     """
+    if columns.count(column) > 1:
+        raise InputError(f"{where} has two columns {column!r}; expected a name for each")
     if column in columns:
         return
     close = [name for name in columns if name.strip().lower() == column.strip().lower()]

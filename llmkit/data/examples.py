@@ -154,7 +154,7 @@ def _make_examples(
             counts.bad_rows += 1
             continue
         counts.documents += 1
-        counts.num_bytes += sum(len(value.encode()) for value in row.value if isinstance(value, str))
+        counts.num_bytes += sum(len(replace_surrogates(v).encode()) for v in row.value if isinstance(v, str))
         yield example
 
 
@@ -229,6 +229,7 @@ def _make_completion(where: str, spec: SourceSpec, values: Sequence[object]) -> 
             check_messages(prompt)
         except InputError as err:
             raise InputError(f"{where}: {err}") from None
+        prompt = [{**message, "content": replace_surrogates(message["content"])} for message in prompt]
     else:
         prompt = _text(where, "prompt", prompt)
     return Completion(where, prompt, _text(where, "completion", completion), is_turn=spec.template is not None)

@@ -190,12 +190,23 @@ def _cut_document(file: TextIO, where: str, *, fences: bool) -> Iterator[Row]:
 
 def _find_cut(text: str, *, fences: bool) -> int:
     """Find where a block may end: at a blank line, outside fenced code if asked; else at a line; else anywhere."""
-    end = text.rfind("\n\n", BLOCK // 2, 2 * BLOCK)
-    while fences and end >= 0 and (text.count("\n```", 0, end) + text.startswith("```")) % 2:
-        end = text.rfind("\n\n", BLOCK // 2, end)
+    end = _find_blank(text) if fences else text.rfind("\n\n", BLOCK // 2, 2 * BLOCK)
     if end >= 0:
         return end + 2
     return text.rfind("\n", BLOCK // 2) + 1 or len(text)
+
+
+def _find_blank(text: str) -> int:
+    """Find the last blank line outside fenced code, in one pass from fence to fence; -1 where there is none."""
+    found, start, inside = -1, 0, text.startswith("```")
+    while True:
+        fence = text.find("\n```", start, 2 * BLOCK)
+        if not inside:
+            end = 2 * BLOCK if fence < 0 else fence + 1  # the line feed of a fence may end a blank line
+            found = max(found, text.rfind("\n\n", max(start, BLOCK // 2), end))
+        if fence < 0:
+            return found
+        start, inside = fence + 4, not inside
 
 
 def _drop_end(line: str) -> str:
@@ -352,13 +363,12 @@ def find_tops(names: Sequence[str], columns: Columns, where: str) -> list[str]:
     """Find the columns of a table that hold the wanted ones, which may be nested in them.
 
     Raises:
-        InputError: One is missing.
+        InputError: One is missing, or two have its name.
     """
     tops = []
     for key, column in columns.items():
         top = column if column in names else column.partition(".")[0]
-        if top not in names:
-            check_columns(list(names), column, where, key=key)
+        check_columns(list(names), top if top in names else column, where, key=key)
         tops.append(top)
     return list(dict.fromkeys(tops))
 

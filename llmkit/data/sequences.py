@@ -59,6 +59,12 @@ class Encoder(Protocol):
         ...
 
 
+def _check_max_length(max_length: int, *, overlap: int = 0, num_special: int = 0) -> None:
+    from llmkit.data.rows import check_max_length  # which imports torch: labels and windows are found without it
+
+    check_max_length(max_length, overlap=overlap, num_special=num_special)
+
+
 @dataclass(frozen=True)
 class CompletionEncoder:
     """Encodes a prompt as it is in use, and after it the completion and end-of-text, which alone are targets.
@@ -71,6 +77,14 @@ class CompletionEncoder:
     max_length: int
     on_long: OnLong
     kind: Kind = "completion"
+
+    def __post_init__(self) -> None:
+        """Check that a row can hold a token of the prompt and one of the completion.
+
+        Raises:
+            InputError: It cannot.
+        """
+        _check_max_length(self.max_length, overlap=1)
 
     @property
     def facts(self) -> Mapping[str, object]:
@@ -110,6 +124,14 @@ class PairEncoder:
     on_long: OnLong
     kind: Kind = "pair"
 
+    def __post_init__(self) -> None:
+        """Check that a row can hold a token of the source beside what stands around it.
+
+        Raises:
+            InputError: It cannot.
+        """
+        _check_max_length(self.max_length, num_special=len(self.direction.encode(self.tokenizer, "")))
+
     @property
     def facts(self) -> Mapping[str, object]:
         """All that decides what it gives."""
@@ -147,6 +169,14 @@ class LabelEncoder:
     max_length: int
     on_long: OnLong
     kind: Kind = "label"
+
+    def __post_init__(self) -> None:
+        """Check that a row can hold a token of the text beside the special ones.
+
+        Raises:
+            InputError: It cannot.
+        """
+        _check_max_length(self.max_length, num_special=self._frame.num_special)
 
     @property
     def facts(self) -> Mapping[str, object]:

@@ -153,7 +153,7 @@ def list_files(path: str) -> list[Path]:
         saved = _list_saved(place)
         if saved is not None:
             return saved
-        found = [p for p in place.rglob("*") if not _is_hidden(p.relative_to(place)) and p.is_file()]
+        found = list(_walk(place))
     elif glob.has_magic(path):
         found = [p for p in map(Path, glob.glob(os.path.expanduser(path), recursive=True)) if p.is_file()]
         if not found:
@@ -195,8 +195,19 @@ def _read_key(path: Path, key: str) -> list[Any] | None:
     return found if isinstance(found, list) else None
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _walk(place: Path) -> Iterator[Path]:
+    """Give the files in a folder and below it, hidden ones excepted; a folder that links lead to too comes once."""
+    tops, seen = [place], set[str]()
+    for top in tops:  # which grows by the links on the way: a folder that lies there itself keeps its own name
+        for folder, below, names in os.walk(top):
+            real = os.path.realpath(folder)
+            below[:] = sorted(name for name in below if real not in seen and not name.startswith("."))
+            if real in seen:
+                continue
+            seen.add(real)
+            tops += [path for path in (Path(folder, name) for name in below) if path.is_symlink()]
+            files = (Path(folder, name) for name in names if not name.startswith("."))
+            yield from (path for path in files if path.is_file())
 
 
 def is_shards(path: str) -> bool:

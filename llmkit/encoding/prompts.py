@@ -151,16 +151,21 @@ def list_fields(template: str) -> list[str]:
     """List the names that stand in braces in a template, each once; {{ and }} are braces themselves.
 
     Raises:
-        InputError: It is not such a template, or holds no name.
+        InputError: It is not such a template, holds no name, or more than a name in braces.
     """
     try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as err:
         raise InputError(f"not a template: {err}; expected names in braces, as {{question}}") from None
+    fields = [str(name) for _, name, _, _ in parts]
     if not fields or not all(fields):
         raise InputError(
             f"a template names no column, got {template[:60]!r}; expected names in braces, as {{question}}"
         )
+    for name, (_, _, spec, conversion) in zip(fields, parts, strict=True):
+        if spec or conversion:
+            got = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            raise InputError(f"a template puts texts as they are, got {{{got[:60]}}}; expected {{{name}}}")
     return list(dict.fromkeys(fields))
 
 

@@ -125,8 +125,8 @@ def begin(tokenizer: Any, ids: Sequence[int], frame: Frame) -> Sequence[int]:
 def settle_size(lm: Any, max_length: int | None) -> int:
     """Find how many tokens a window may have, special ones included.
 
-    That is the smallest of what the model takes, what its tokenizer states, and what is asked for: by the call, else by
-    the llmkit.json of the checkpoint.
+    That is what is asked for, by the call, else by the llmkit.json of the checkpoint, which says how long the rows of
+    its training were, else what the tokenizer states; and never more than the model takes.
 
     Raises:
         InputError: More is asked for than the model takes.
@@ -139,7 +139,7 @@ def settle_size(lm: Any, max_length: int | None) -> int:
         )
     learned = (lm.facts or {}).get("max_length")
     asked = max_length or (learned if isinstance(learned, int) and learned > 0 else None)
-    limits = [context, asked, None if max_length else stated_length(lm.tokenizer)]
+    limits = [context, asked or stated_length(lm.tokenizer)]
     return min((limit for limit in limits if limit is not None), default=UNBOUNDED)
 
 

@@ -22,8 +22,8 @@ llmkit recipes check my.yaml data.path=corpus.txt
 - `extends` builds upon another recipe: mappings merge, a list replaces a list. A model.config of another model_type
   replaces the parent's. Relative paths are taken from the working folder, `extends` alone from the recipe's.
 - A layer gives at most one of model.name and model.config; of data.path, data.mix and data.source_path; of
-  data.eval_split, eval_rows, eval_path, eval_documents and eval_source_path; of data.prompt_column and data.template; of
-  train.max_steps and train.num_epochs. A later layer's choice drops the earlier one. With another model.name go
+  data.eval_split, eval_rows, eval_path, eval_documents and eval_source_path; of data.prompt_column and data.template;
+  of train.max_steps and train.num_epochs. A later layer's choice drops the earlier one. With another model.name go
   revision and kwargs, with another data.path name, train_split, eval_split, kwargs, origin and license, with another
   optim.name or schedule.name their kwargs.
 - No tags, anchors, aliases or duplicate keys; at most 64 kB.

@@ -56,8 +56,8 @@ class Searcher:
     def __post_init__(self) -> None:
         config = self.lm.model.config
         learned = (self.lm.facts or {}).get("max_length")
-        limits = [_positions(config, "encoder"), stated_length(self.lm.tokenizer)]
-        limits.append(learned if isinstance(learned, int) and learned > 0 else None)
+        learned = learned if isinstance(learned, int) and learned > 0 else None  # else what the tokenizer states
+        limits = [_positions(config, "encoder"), learned or stated_length(self.lm.tokenizer)]
         self.longest = min((limit for limit in limits if limit is not None), default=LONGEST)
         self._most_new = _positions(config, "decoder")
         self._empty = len(self.encode(""))

@@ -3,11 +3,17 @@
 import csv
 import io
 import json
+import os
+import shutil
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_classifiers import make
 
+from llmkit.cli import render
+from llmkit.cli.flow import Flow
 from llmkit.cli.outputs import Table
 from llmkit.cli.rows import Row, read_rows
 from llmkit.errors import InputError, RunError
@@ -77,6 +83,113 @@ def test_a_part_goes_on_by_the_same_call_alone(label, tmp_path, monkeypatch, cha
         texts = [json.loads(line)["text"] for line in out.read_text(encoding="utf-8").splitlines()]
         assert texts == ["hello", "world", "once"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.jsonl"]
+
+
+def interrupt(*_arguments):
+    """Break off."""
+    raise KeyboardInterrupt
+
+
+def test_a_part_of_other_weights_under_the_same_name_is_refused(label, folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "model")
+    write(tmp_path / "in.txt", "hello\nworld\n")
+    call = ["-m", "model", "-f", "in.txt", "-o", "out.txt"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "put", interrupt)
+        assert label(*call)[0] == 130
+    os.utime(tmp_path / "model" / "model.safetensors", ns=(1, 1))
+    sentence = "out.txt.part is of another call: model files differ"
+    assert label(*call)[::2] == (2, f"llmkit: error: {sentence}\nhint: --overwrite begins anew\n")
+    assert label(*call, "--overwrite")[0] == 0
+
+
+@pytest.fixture
+def answer(tmp_path, monkeypatch):
+    """A function that answers the rows of in.txt into out.jsonl by a call; `stop` is a row that breaks it off."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in.txt", "one\nbad\nbad\nfour\n")
+
+    def answers(source, stop):
+        for row in source:
+            if row.number == stop:
+                raise KeyboardInterrupt
+            failed = row.value == "bad"
+            row = Row(row.number, None, row.record, "it is bad") if failed else row
+            yield row, [] if failed else [SimpleNamespace(label="good")]
+
+    def run(stop=None, output="out.jsonl", overwrite=False, quiet=True, **params):
+        render.listen()
+        call = SimpleNamespace(info_name="classify", params=params)
+        places = (None, "in.txt", Path(output), "text", "utf-8")
+        flow = Flow(*places, overwrite, False, quiet, {"label": "label"}, call=call).open()
+        return flow.table.done, flow.run(lambda source: answers(source, stop))
+
+    return run
+
+
+def make_checkpoint(place, *, manifest=False):
+    """Write what may be a checkpoint, as far as its name and its files tell."""
+    place.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", *(["manifest.json"] if manifest else [])):
+        write(place / name, "{}")
+
+
+@pytest.mark.parametrize("option", ["model", "adapter", "tokenizer"])
+@pytest.mark.parametrize(("kind", "changed"), [("folder", "model.safetensors"), ("run", "manifest.json")])
+def test_a_part_goes_on_by_the_same_checkpoint_alone(answer, tmp_path, option, kind, changed):
+    place = tmp_path / "runs" / "x"
+    make_checkpoint(place / "final" if kind == "run" else place, manifest=kind == "run")
+    if kind == "run":
+        write(place / "recipe.yaml", "")
+    with pytest.raises(KeyboardInterrupt):
+        answer(3, **{option: "runs/x"})
+    if kind == "run":
+        write(place / "metrics.jsonl", "{}")
+        os.utime(place / "final" / "model.safetensors", ns=(1, 1))  # its manifest tells what it is
+    with pytest.raises(KeyboardInterrupt):
+        answer(4, **{option: "runs/x"})
+    write((place / "final" if kind == "run" else place) / changed, "[1]")
+    with pytest.raises(InputError) as caught:
+        answer(**{option: "runs/x"})
+    assert str(caught.value) == f"out.jsonl.part is of another call: {option} files differ"
+
+
+def test_a_part_that_lies_in_the_checkpoint_goes_on(answer, tmp_path):
+    make_checkpoint(tmp_path / "runs" / "x")
+    with pytest.raises(KeyboardInterrupt):
+        answer(3, "runs/x/out.jsonl", model="runs/x")
+    assert answer(None, "runs/x/out.jsonl", model="runs/x")[0] == 2
+
+
+def test_a_part_with_failed_rows_ends_with_exit_1(answer, tmp_path, monkeypatch):
+    kept = lambda: json.loads((tmp_path / "out.jsonl.part.json").read_text(encoding="utf-8"))["failed"]  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        answer(4)
+    assert kept() == 2
+    assert answer() == (3, 1)
+    (tmp_path / "out.jsonl").unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Table, "close", lambda self, *, complete: self._file.close())  # as in a process that is killed
+        answer(3)
+    assert kept() == 1
+    assert answer() == (2, 1)
+
+
+def test_progress_leaves_out_what_was_done_before_it_began(answer, monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(render.time, "monotonic", lambda: clock[0])
+    progress = render.Progress(10, quiet=False, first=6)
+    for done in (7, 8):
+        clock[0] += 10
+        progress.update(done)
+    notes = ["llmkit: note: 6 of 10 rows", "llmkit: note: 7 of 10 rows, 60 s left"]
+    assert capsys.readouterr().err.splitlines() == notes
+    with pytest.raises(KeyboardInterrupt):
+        answer(4)
+    capsys.readouterr()
+    monkeypatch.setattr(render.Line, "EVERY_S", 0)
+    answer(quiet=False)
+    assert "llmkit: note: 3 of 4 rows\n" in capsys.readouterr().err
 
 
 def put(path, record, encoding="latin-1", **columns):

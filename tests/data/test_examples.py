@@ -4,6 +4,8 @@ import csv
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llmkit.data import formats
@@ -165,6 +167,17 @@ def test_prompts_are_texts_conversations_or_templates(tmp_path):
     assert read("completion", path, **keys)[0].prompt == "{{b}} yes!"
 
 
+def test_lone_surrogates_are_replaced_and_end_no_reading(tmp_path):
+    path, counts = tmp_path / "a.jsonl", Counts("a")
+    turns = [{"role": "system", "content": "s\udc00"}, {"role": "user", "content": "a \ud83e\udd16"}]
+    path.write_text("".join(json.dumps({"p": p, "c": "b\ud800"}) + "\n" for p in ("a\ud800", turns)), encoding="utf-8")
+    spec = SourceSpec(path=str(path), prompt_column="p", completion_column="c")
+    found = list(read_examples(spec, "completion", counts=counts))
+    clean = [{"role": "system", "content": "s\ufffd"}, {"role": "user", "content": "a 🤖"}]
+    assert [(x.prompt, x.completion) for x in found] == [("a\ufffd", "b\ufffd"), (clean, "b\ufffd")]
+    assert (counts.documents, counts.num_bytes) == (2, 4 + 4 + 4)
+
+
 def test_parallel_files_belong_together(tmp_path):
     (tmp_path / "a.en").write_text("one\n\ntwo\n", encoding="utf-8")
     (tmp_path / "a.zh").write_text("一\n\n二\n", encoding="utf-8")
@@ -194,6 +207,27 @@ def test_datasets_of_the_user_are_read_by_the_same_columns():
 def completion(tmp_path, **keys):
     """Read completions from a file of one row."""
     return read("completion", write(tmp_path / "a.jsonl", [{"q": "x", "a": "y"}]), **keys)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet", "arrow"])
+def test_a_column_that_is_wanted_is_there_once(tmp_path, ending):
+    path, names = tmp_path / f"a.{ending}", ["text", "label", "note", "note", "label"]
+    if ending in ("csv", "tsv"):
+        mark = "," if ending == "csv" else "\t"
+        path.write_text("".join(mark.join(line) + "\n" for line in (names, "axyzw")), encoding="utf-8")
+    else:
+        table = pa.Table.from_arrays([pa.array([letter]) for letter in "axyzw"], names=names)
+        with path.open("wb") as file:
+            if ending == "parquet":
+                pq.write_table(table, file)
+            else:
+                with pa.ipc.new_stream(file, table.schema) as writer:
+                    writer.write_table(table)
+    with pytest.raises(InputError) as caught:
+        read("label", str(path))
+    assert str(caught.value) == f"{path} has two columns 'label'; expected a name for each"
+    if ending in ("csv", "tsv"):
+        assert [(x.text, x.label) for x in read("label", str(path), label_column="text")] == [("a", "a")]
 
 
 def test_a_row_that_is_no_example_is_named(tmp_path):

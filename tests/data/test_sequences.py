@@ -198,6 +198,27 @@ def test_as_many_tokens_as_may_be_are_whole_and_one_more_is_too_long(kind, way):
     assert [len(row[name]) for row in longer.rows] == ([size - 1] if way == "cut" else [])
 
 
+TOO_SHORT = {
+    "completion": (1, "a token and the next one, got 1; expected 2 or more"),
+    "source": (1, "a token beside 1 special ones, got 1; expected 2 or more"),
+    "label": (2, "a token beside 2 special ones, got 2; expected 3 or more"),
+}
+
+
+@pytest.mark.parametrize("kind", TOO_SHORT)
+@pytest.mark.parametrize("way", ["error", "drop", "cut", "split"])
+def test_a_length_without_room_for_a_text_is_refused_when_the_encoder_is_made(kind, way):
+    size, needed = TOO_SHORT[kind]
+    make = {
+        "completion": lambda: CompletionEncoder(byte_level_tokenizer(), size, way),
+        "source": lambda: PairEncoder(t5_tokenizer(), Direction(), size, 64, way),
+        "label": lambda: LabelEncoder(wordpiece_tokenizer(), *SINGLE, size, way),
+    }
+    with pytest.raises(InputError) as caught:
+        make[kind]()
+    assert str(caught.value) == f"data.max_length: a row needs {needed}"
+
+
 # --- questions
 
 TOKENIZERS = {"wordpiece": wordpiece_tokenizer, "roberta": roberta_tokenizer, "byte-level": byte_level_tokenizer}

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import sys
 
 import datasets
 import pyarrow as pa
@@ -158,6 +159,25 @@ def test_read_documents_keeps_a_block_of_code_whole_when_it_cleans(monkeypatch):
     assert "".join(d.text for d in found) == "\n\n".join(["words and words"] * 30)
 
 
+def test_read_documents_finds_where_to_cut_in_one_pass_when_a_fence_stays_open(monkeypatch):
+    monkeypatch.setattr(formats, "BLOCK", 4096)
+    write("a.txt", "word\n" * 900 + "\n```\n" + "\n\n" * 1800 + "word\n" * 1000)
+    calls = []
+
+    def watch(frame, event, function):
+        if event == "c_call" and frame.f_code.co_filename == formats.__file__:
+            calls.append(function.__name__)
+
+    sys.setprofile(watch)
+    try:
+        found = read("a.txt", clean=CleanSpec(code=True))
+    finally:
+        sys.setprofile(None)
+    assert len(found) > 1
+    assert found[0].text == "\n".join(["word"] * 900)
+    assert len(calls) < 100
+
+
 def test_read_documents_ends_a_document_with_its_last_part_that_holds_text(monkeypatch):
     monkeypatch.setattr(formats, "BLOCK", 64)
     for name in ("a.txt", "b.txt"):
@@ -267,6 +287,21 @@ def test_read_documents_finds_the_files_of_a_folder_sorted_and_below(notes):
     assert notes == ["data: 1 files of other kinds are not read: x.md"]
     assert [d.where for d in read("data/**/*.txt")] == ["data/b/c/2.txt"]
     assert list_files("data/b/c/2.txt")[0].name == "2.txt"
+
+
+def test_read_documents_follows_links_to_folders_once():
+    os.makedirs("data/b")
+    os.makedirs("far/below")
+    os.makedirs("far/.git")
+    for name in ("data/b/1.txt", "far/2.txt", "far/below/3.txt", "far/.git/4.txt"):
+        write(name, "a")
+    os.symlink("../data", "data/a")  # to itself
+    os.symlink("b", "data/again")  # to what lies there
+    os.symlink("../../far/below", "data/b/part")  # to a part of what a link nearer to the top leads to
+    os.symlink("../far", "data/whole")
+    os.symlink("../far", "data/.hidden")
+    os.symlink("nowhere", "data/broken")
+    assert list(map(str, list_files("data"))) == ["data/b/1.txt", "data/whole/2.txt", "data/whole/below/3.txt"]
 
 
 def test_read_documents_is_lazy():

@@ -264,6 +264,21 @@ def test_encode_prompt_refuses_what_is_no_conversation(messages, sentence):
     assert str(caught.value) == sentence
 
 
+# --- list_fields
+
+
+@pytest.mark.parametrize("given", ["text:.5", "q!r", "q!s:>9", "q:{text}"])
+def test_list_fields_refuses_a_format_which_would_be_left_out(given):
+    with pytest.raises(InputError) as caught:
+        prompts.list_fields(f"{{text}} {{{given}}}")
+    name = given[: 4 if given.startswith("text") else 1]
+    assert str(caught.value) == f"a template puts texts as they are, got {{{given}}}; expected {{{name}}}"
+
+
+def test_list_fields_takes_braces_that_are_doubled_as_they_are():
+    assert prompts.list_fields("{{a:.5}} {b.c} {d} {d}") == ["b.c", "d"]
+
+
 # --- end_of_text
 
 

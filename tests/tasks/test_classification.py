@@ -192,6 +192,8 @@ def test_classify_takes_windows_from_the_tokenizer_and_from_the_facts(bert):
     by_facts = Loaded(bert.model, bert.tokenizer, facts=facts)
     assert (by_tokenizer.num_windows, classify(text, model=by_facts).num_windows) == (2, 4)
     assert classify(text, model=by_facts, max_length=38, stride=0).num_windows == 1
+    trained = Loaded(bert.model, limited, facts={"max_length": 38})  # on rows longer than the tokenizer states
+    assert classify(text, model=trained).num_windows == 1
 
 
 def test_classify_takes_labels_from_the_facts(bert):

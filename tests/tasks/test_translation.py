@@ -154,6 +154,14 @@ def test_searcher_stays_within_the_decoders_positions(tiny):
     assert bound_of(10) == 52
 
 
+def test_searcher_reads_as_much_as_the_training_did_else_as_the_tokenizer_states(tiny):
+    lm = tiny("marian", limit=None)
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer.model_max_length = 40
+    for facts, longest in (({}, 40), ({"max_length": 90}, 90), ({"max_length": 500}, 128)):
+        assert prepare(Loaded(lm.model, tokenizer, "m", facts)).engine.longest == longest
+
+
 def test_searcher_needs_a_token_to_start_from(tiny):
     lm = tiny("t5")
     lm = Loaded(copy.deepcopy(lm.model), lm.tokenizer, "m")
