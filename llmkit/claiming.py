@@ -52,7 +52,7 @@ def claim(run: Path, *, resume: str = "never", overwrite: bool = False) -> Itera
 
 
 def _find_start(run: Path, resume: str) -> tuple[Path | None, list[str]]:
-    given = None if resume in ("never", "auto", "must") else Path(resume)
+    given = None if resume in ("never", "auto", "must") else Path(os.path.expanduser(resume))
     if given is not None and given.resolve() not in [step.resolve() for step in steps(run)]:
         raise InputError(
             f"no step to resume from at {given}; expected a step folder of this run, as {run}/checkpoints/step-000200"

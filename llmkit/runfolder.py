@@ -247,11 +247,17 @@ def prune(run: Path, step: int, keep: int, disk: Disk = DISK) -> None:
 
 def make_folders(folder: Path, disk: Disk = DISK) -> list[Path]:
     """Make a folder and what is missing above it; return those made, the uppermost first."""
-    missing = [p for p in (folder, *folder.parents) if not p.exists()][::-1]
+    missing, made = [p for p in (folder, *folder.parents) if not p.exists()][::-1], []
     for path in missing:
-        disk.make_folder(path)
+        try:
+            disk.make_folder(path)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+            continue  # another process has made it since
         disk.sync(path.parent)
-    return missing
+        made.append(path)
+    return made
 
 
 def write_text(path: Path, text: str, disk: Disk = DISK) -> None:

@@ -11,6 +11,7 @@ import pytest
 from llmkit import runfolder
 from llmkit.claiming import claim
 from llmkit.errors import DamagedError, InputError
+from llmkit.runfolder import Disk
 
 
 @pytest.fixture
@@ -60,6 +61,21 @@ def test_claim_takes_away_what_it_made_when_nothing_was_put_there(run, tmp_path)
     with claim(run):
         pass
     assert names(run) == []
+
+
+def test_claim_leaves_what_another_process_made_at_the_same_time(run, tmp_path, monkeypatch):
+    make = Disk.make_folder
+
+    def make_after_another(self, folder):
+        if folder == run.parent:
+            folder.mkdir()
+        make(self, folder)
+
+    monkeypatch.setattr(Disk, "make_folder", make_after_another)
+    with claim(run):
+        assert names(run) == [".lock"]
+    assert names(tmp_path) == ["runs"]
+    assert names(run.parent) == []
 
 
 def test_never_refuses_a_folder_that_is_not_empty(run):
@@ -148,6 +164,13 @@ def test_resume_takes_the_step_that_is_given(run, monkeypatch):
     with claim(run, resume="x/checkpoints/step-000001") as found:
         assert found == (Path("x/checkpoints/step-000001"), [])
     assert len(runfolder.steps(run)) == 2
+
+
+def test_resume_takes_a_step_below_the_home_of_the_user(run, monkeypatch):
+    step = save(run, 1, 2) / "checkpoints" / "step-000001"
+    monkeypatch.setenv("HOME", str(run.parent))
+    with claim(run, resume="~/x/checkpoints/step-000001") as found:
+        assert found == (step, [])
 
 
 def test_resume_refuses_a_given_step_that_is_damaged(run):

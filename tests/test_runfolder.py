@@ -220,6 +220,24 @@ def test_publish_writes_a_whole_folder_and_makes_those_above(tmp_path):
     assert [p.name for p in target.parent.iterdir()] == ["step-000001"]
 
 
+@pytest.mark.parametrize("kind", ["mkdir", "touch"])
+def test_make_folders_takes_what_another_process_makes_at_the_same_time_if_it_is_a_folder(tmp_path, kind):
+    class Shared(Disk):
+        def make_folder(self, folder):
+            if folder.name == "runs":
+                getattr(folder, kind)()
+            super().make_folder(folder)
+
+    if kind == "touch":
+        with pytest.raises(FileExistsError):
+            runfolder.make_folders(tmp_path / "runs" / "x", Shared())
+    else:
+        assert runfolder.make_folders(tmp_path / "runs" / "x" / "y", Shared()) == [
+            tmp_path / "runs" / "x",
+            tmp_path / "runs" / "x" / "y",
+        ]
+
+
 def fill_old(folder):
     (folder / "a").write_bytes(b"old")
 

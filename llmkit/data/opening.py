@@ -1,6 +1,7 @@
 """From what a recipe names, or the user's own data set, to a token store or a stream."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from llmkit.recipe.schema import DataSpec, SourceSpec
 
 
 class Stream:
-    """Opens a source from its start for each epoch; `counts` are those of the newest opening."""
+    """Opens a source from its start for each epoch; `counts` are those of the newest opening.
+
+    `make` has to be picklable: a process that reads ahead gets a copy where it is spawned and not forked.
+    """
 
     def __init__(self, name: str, make: Callable[[Counts], Iterator[Piece]]) -> None:
         self.counts, self._make = Counts(name), make
@@ -37,7 +41,7 @@ def open_source(part: SourceSpec, spec: DataSpec, tokenizer: Any) -> TokenStore 
         raise InputError("no data to train on; expected data.path, data.mix with a path each, or dataset=")
     if not spec.streaming or sources.is_shards(part.path):
         return _open_store(part, spec, tokenizer, part.train_split)
-    return Stream(part.path, lambda counts: _stream(part, spec, tokenizer, part.train_split, counts))
+    return Stream(part.path, partial(_stream, part, spec, tokenizer, part.train_split))
 
 
 def open_given(dataset: object, spec: DataSpec, tokenizer: Any) -> TokenStore | Stream:
@@ -48,7 +52,7 @@ def open_given(dataset: object, spec: DataSpec, tokenizer: Any) -> TokenStore | 
         RunError: The token store cannot be written.
     """
     if given.is_stream(dataset) or spec.streaming:
-        return Stream(given.NAME, lambda counts: given.read_given(dataset, spec, tokenizer, counts))
+        return Stream(given.NAME, partial(given.read_given, dataset, spec, tokenizer))
     return given.keep_given(dataset, spec, tokenizer)
 
 

@@ -72,7 +72,8 @@ def prepare_examples(
         parts = [_Part(source, rows, None) for source, rows in zip(sources, opened, strict=True)]
         measured = [(other, _open(other, spec, encoder, tokenizer))]
     else:
-        parts = [_split(*pair) for pair in zip(sources, opened, _count_held(spec, named, opened, weights), strict=True)]
+        key, held = _count_held(spec, named, opened, weights)
+        parts = [_split(*triple, key) for triple in zip(sources, opened, held, strict=True)]
         measured = [(part.source, part.held) for part in parts if part.held is not None]
     order = [ShuffledRows(part.train, seed) for part in parts]
     origins = [name_origin(part.origin, source.name) for part, source in zip(named, sources, strict=True)]
@@ -166,20 +167,20 @@ def _open(source: _Source, spec: DataSpec, encoder: Encoder, tokenizer: Any) -> 
 
 def _count_held(
     spec: DataSpec, named: Sequence[SourceSpec], opened: Sequence[ExampleRows], weights: list[float] | None
-) -> list[int]:
-    """Count the examples that are held out of each source."""
+) -> tuple[str, list[int]]:
+    """Count the examples that are held out of each source, and name the key that says so."""
     own = [part.eval_documents or 0 for part in named]
     if any(own) or not spec.eval_rows:
-        return own
-    return share_out(spec.eval_rows, weights or [float(rows.num_examples) for rows in opened])
+        return "data.eval_documents", own
+    return "data.eval_rows", share_out(spec.eval_rows, weights or [float(rows.num_examples) for rows in opened])
 
 
-def _split(source: _Source, rows: ExampleRows, num_held: int) -> _Part:
+def _split(source: _Source, rows: ExampleRows, num_held: int, key: str) -> _Part:
     if num_held == 0:
         return _Part(source, rows, None)
     if num_held >= rows.num_examples:
         sentence = f"would hold out {num_held:,} of the {rows.num_examples:,} examples of {source.name}, and leave none"
-        raise InputError(f"data.eval_rows {sentence}")
+        raise InputError(f"{key} {sentence}")
     return _Part(source, *rows.split(num_held))
 
 

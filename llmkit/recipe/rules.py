@@ -67,10 +67,7 @@ def find_breaches(recipe: Recipe, *, own_data: bool) -> Iterator[Breach]:
     if not own_data:
         yield from _check_eval(recipe)
     yield from _check_objective(recipe)
-    if recipe.eval.best_metric not in list_metrics(recipe):
-        choices = " or ".join(list_metrics(recipe))
-        sentence = f"{recipe.eval.best_metric} is not among eval.metrics; expected {choices}"
-        yield Breach(("eval.best_metric", "eval.metrics"), sentence)
+    yield from _check_metrics(recipe)
     if recipe.eval.patience is not None and recipe.eval.every_steps is None:
         yield Breach(("eval.patience", "eval.every_steps"), "cannot act without eval.every_steps")
 
@@ -112,12 +109,6 @@ def _check_objective(recipe: Recipe) -> Iterator[Breach]:
     for key in CLASSES:
         if getattr(recipe.model, key) is not None and objective != "classification":
             yield Breach((f"model.{key}", "objective"), f"cannot act with {objective}")
-    for key in recipe.eval.metrics or []:
-        if key not in METRICS[objective][1]:
-            possible = ", ".join(METRICS[objective][1])
-            yield Breach(
-                ("eval.metrics", "objective"), f"{key} cannot be computed for {objective}; expected {possible}"
-            )
     if recipe.eval.generate and objective not in ("causal-lm", "seq2seq"):
         yield Breach(("eval.generate", "objective"), f"cannot act with {objective}")
     if recipe.eval.generate and data.denoising is not None:
@@ -130,6 +121,24 @@ def _check_objective(recipe: Recipe) -> Iterator[Breach]:
         yield from _check_examples(recipe, sources)
     elif data.streaming and objective != "causal-lm":
         yield Breach(("data.streaming", "objective"), f"cannot act with {objective}")
+
+
+def _check_metrics(recipe: Recipe) -> Iterator[Breach]:
+    """Find metrics that cannot be computed, or that choose the best model and are not computed."""
+    key, name, possible = "objective", str(recipe.objective), METRICS[recipe.objective][1]
+    if recipe.model.problem_type in VALUES:
+        key, name, possible = "model.problem_type", str(recipe.model.problem_type), ("loss",)
+    elif recipe.objective == "seq2seq" and recipe.data.denoising is not None:  # texts with gaps have no translation
+        key, name, possible = "data.denoising", "denoising", TEXT_METRICS
+    best, computed = recipe.eval.best_metric, list_metrics(recipe)
+    wanted = [("eval.metrics", metric) for metric in recipe.eval.metrics or []]
+    for place, metric in [*wanted, ("eval.best_metric", best)]:
+        if metric not in possible:
+            sentence = f"{metric} cannot be computed for {name}; expected {', '.join(possible)}"
+            yield Breach((place, key), sentence)
+    if best in possible and best not in computed:
+        sentence = f"{best} is not among eval.metrics; expected {' or '.join(computed)}"
+        yield Breach(("eval.best_metric", "eval.metrics"), sentence)
 
 
 def _check_examples(recipe: Recipe, sources: Sequence[tuple[str, SourceSpec]]) -> Iterator[Breach]:

@@ -266,14 +266,11 @@ def _try_out(model: PeftModel, kind: str) -> None:
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if base.config.is_encoder_decoder:
         batch["decoder_input_ids"] = ids
-    training = model.training
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), runtime.quiet():
-            model.eval()(**batch)
+        with runtime.evaluating(model), torch.random.fork_rng(devices=[]), torch.no_grad(), runtime.quiet():
+            model(**batch)
     except Exception as err:  # whatever a shape or a missing input raises
         raise InputError(f"adapter: {kind} cannot act on this {base.config.model_type}: {shorten(err)}") from err
-    finally:
-        model.train(training)
 
 
 def count_virtual_tokens(adapter: Mapping[str, Any] | None) -> int:

@@ -1,9 +1,10 @@
 """From a recipe to the parts of a run: each the library's own object, ready for this loop or for the user's."""
 
 import codecs
+import contextlib
 import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -87,7 +88,20 @@ def build(
         InputError: The recipe, the data or the checkpoint must be mended.
     """
     own_data = dataset is not None or eval_dataset is not None
-    return plan(as_recipe(recipe, own_data=own_data), dataset=dataset, eval_dataset=eval_dataset).parts
+    with keeping_state():
+        return plan(as_recipe(recipe, own_data=own_data), dataset=dataset, eval_dataset=eval_dataset).parts
+
+
+@contextlib.contextmanager
+def keeping_state() -> Iterator[None]:
+    """Give torch's random state on the CPU and its number of threads back as they were; inside, all goes by a seed."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
 
 
 def as_recipe(recipe: Recipe | str | PathLike[str] | Mapping[str, object], *, own_data: bool = False) -> Recipe:

@@ -15,7 +15,7 @@ from llmkit.decoding.text import Pieces
 from llmkit.loading import Loaded, load
 from llmkit.recipe.rules import predicts_documents
 from llmkit.tasks.generation import generate_batch
-from llmkit.training import estimating, measuring
+from llmkit.training import bases, estimating, measuring
 from llmkit.training.session import Session
 
 SEEDS = (1, 2, 3)  # of the samples
@@ -40,20 +40,31 @@ def write_card(s: Session, folder: Path) -> str:
         Markdown, with the front matter that the hub reads.
     """
     recipe = s.plan.recipe
-    parts = [f"{_write_head(s)}\n# {recipe.name}", recipe.about, _describe_model(s), _describe_data(s)]
-    if predicts_documents(recipe) and recipe.adapter is None:
-        lm = load(folder, device=s.device_name)
-        parts.append(_describe_measures(s, lm))
-        if recipe.eval.generate:
-            parts.append(_show_samples(lm, recipe.eval.generate))
-    else:
-        parts.append(_list_metrics(s))
+    if not predicts_documents(recipe) or recipe.adapter is not None:
+        return write_plain_card(s)
+    lm = load(folder, device=s.device_name)
+    samples = _show_samples(lm, recipe.eval.generate) if recipe.eval.generate else None
+    return _join([*_describe(s), _describe_measures(s, lm), samples])
+
+
+def write_plain_card(s: Session) -> str:
+    """Write a model card that measures nothing: it lists what the last evaluation gave."""
+    return _join([*_describe(s), _list_metrics(s)])
+
+
+def _describe(s: Session) -> list[str | None]:
+    recipe = s.plan.recipe
+    return [f"{_write_head(s)}\n# {recipe.name}", recipe.about, _describe_model(s), _describe_data(s)]
+
+
+def _join(parts: Sequence[str | None]) -> str:
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def _write_head(s: Session) -> str:
     """Write the front matter that the hub reads: what the model does, what it stands on, and what was measured."""
     recipe, task = s.plan.recipe, PIPELINES[s.plan.recipe.objective]
+    base = recipe.model.name or ""
     measured_on = ", ".join(part.origin for part in s.plan.data.held_out)
     results = [
         EvalResult(task, measured_on, measured_on, METRICS.get(name, name), value, metric_name=name)
@@ -64,7 +75,7 @@ def _write_head(s: Session) -> str:
     data = ModelCardData(
         model_name=recipe.name,
         library_name="transformers" if recipe.adapter is None else "peft",
-        base_model=recipe.model.name if recipe.model.name and hub.is_hub_id(recipe.model.name) else None,
+        base_model=base if hub.is_hub_id(base) and not base.startswith(bases.EMBEDDED) else None,
         datasets=[path for path in paths if path and hub.is_hub_id(path)] or None,
         language=[str(code) for code in languages] if isinstance(languages, list) else None,
         pipeline_tag=task,

@@ -1,5 +1,6 @@
 """What a model is fed: from a recipe to rows and to batches, and to what use has to know of them."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -159,19 +160,29 @@ def make_collator(recipe: Recipe, model: Any, tokenizer: Any, isolation: Any) ->
 
 
 def _find_shift(model: Any, pad: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Find what makes a decoder's inputs of its labels: the model's own way, or that which M2M100 keeps inside."""
-    own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    if own is not None:
-        return own  # type: ignore[no-any-return]
+    """Find what makes a decoder's inputs of its labels: the model's own way, or that which M2M100 keeps inside.
+
+    It holds no weights and can be pickled: a process that reads ahead gets a copy where it is spawned and not forked.
+    """
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        return functools.partial(_shift_as, type(model), model.config)
     start = model.config.decoder_start_token_id
     if start is None:
         raise InputError("the model's config states no decoder_start_token_id, with which a decoder begins")
+    return functools.partial(_shift, start, pad)
 
-    def shift(labels: torch.Tensor) -> torch.Tensor:
-        inputs = functional.pad(labels, (1, 0), value=start)[:, :-1]
-        return inputs.masked_fill(inputs == IGNORED, pad)
 
-    return shift
+def _shift_as(kind: type[Any], config: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Shift labels by the method of a class of models, which looks at the config alone (transformers 5.23)."""
+    shell: Any = object.__new__(kind)  # without layers
+    shell.config = config
+    inputs: torch.Tensor = shell.prepare_decoder_input_ids_from_labels(labels)
+    return inputs
+
+
+def _shift(start: int, pad: int, labels: torch.Tensor) -> torch.Tensor:
+    inputs = functional.pad(labels, (1, 0), value=start)[:, :-1]
+    return inputs.masked_fill(inputs == IGNORED, pad)
 
 
 def describe_facts(recipe: Recipe, model: Any, tokenizer: Any, *, task: str) -> Mapping[str, object]:

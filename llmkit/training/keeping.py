@@ -281,7 +281,13 @@ def keep_final(s: Session, **facts: object) -> None:
     dtype = getattr(torch, spec.dtype) if spec.dtype is not None else None
 
     def add_card(folder: Path) -> None:
-        (folder / "README.md").write_text(card.write_card(s, folder), encoding="utf-8")
+        try:
+            text = card.write_card(s, folder)
+        except Exception as err:  # of a full device, say: the weights are whole all the same
+            reason = " ".join(str(err).split())[:140] or type(err).__name__
+            logger.info(f"the model card measures nothing: {reason}")
+            text = card.write_plain_card(s)
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
     keep_model(s, "final", dtype=dtype, generation_config=spec.generation_config, complete=add_card, **facts)
     if s.accelerator.is_main_process:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from llmkit import runtime
 from llmkit.data.examples import Example
 from llmkit.decoding.text import Pieces
 from llmkit.encoding.segments import encode_texts
@@ -80,12 +81,8 @@ def evaluate_task(
     Returns:
         The task's metrics, exact_match, f1, bleu and chrf from 0 to 100, accuracy and f1_macro from 0 to 1.
     """
-    training = model.training
-    model.eval()
-    try:
+    with runtime.evaluating(model):
         found = measure(plan_examples(task, examples), Loaded(model, tokenizer, "", dict(facts)))
-    finally:
-        model.train(training)
     return dict(found.metrics)
 
 
@@ -106,15 +103,11 @@ def sample_texts(
     """
     if not prompts:
         return []
-    training = model.training
-    model.eval()
-    try:
+    with runtime.evaluating(model):
         if model.config.is_encoder_decoder:
             loaded = Loaded(model, tokenizer, "", dict(facts))
             texts = [one.text for one in translate_batch(prompts, model=loaded, max_new_tokens=SAMPLE_TOKENS)]
         else:
             made = generate_batch(prompts, model=Loaded(model, tokenizer), seed=seed, max_new_tokens=SAMPLE_TOKENS)
             texts = [one.text for one in made]
-    finally:
-        model.train(training)
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]

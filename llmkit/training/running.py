@@ -79,24 +79,25 @@ def train(
             if ended is not None:
                 peers.disperse()
                 return ended
-        from llmkit.training import starting
+        from llmkit.training import building, starting
 
-        return starting.train_in(
-            folder,
-            recipe,
-            start,
-            peers,
-            dataset=dataset,
-            eval_dataset=eval_dataset,
-            max_seconds=max_seconds,
-            accelerator=accelerator,
-            watch=watch,
-        )
+        with building.keeping_state():
+            return starting.train_in(
+                folder,
+                recipe,
+                start,
+                peers,
+                dataset=dataset,
+                eval_dataset=eval_dataset,
+                max_seconds=max_seconds,
+                accelerator=accelerator,
+                watch=watch,
+            )
 
 
 def find_folder(recipe: Recipe) -> Path:
     """Find the folder of a run: the recipe's output_dir, else runs/NAME."""
-    return Path(recipe.output_dir or Path("runs") / recipe.name)
+    return Path(os.path.expanduser(recipe.output_dir or Path("runs") / recipe.name))
 
 
 def _find_end(folder: Path, recipe: Recipe, start: Path) -> Run | None:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import pickle
 import shutil
 import subprocess
 import sys
@@ -586,6 +587,20 @@ def test_a_mixture_with_streams_is_shared_by_worker_processes(write, kinds):
     found, alone = ([row["input_ids"].tolist() for row in rows] for rows in (loader, dataset))
     assert sorted(found) == sorted(alone)
     assert alone == [row["input_ids"].tolist() for part in parts for row in part]
+
+
+def read_own():
+    return iter(OWN)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_stream_goes_to_a_process_that_is_spawned(write, own):
+    named = {"dataset": read_own} if own else {"path": write("a.jsonl", STORIES), "streaming": True}
+    prepared = prepare(**named)
+    dataset, train = (pickle.loads(pickle.dumps(part)) for part in (prepared.train_dataset, prepared.train))
+    rows = [row["input_ids"].tolist() for row in prepared.train_dataset]
+    assert [row["input_ids"].tolist() for row in dataset] == rows
+    assert list_ids(train, len(rows)) == list_ids(prepared.train, len(rows))
 
 
 def test_stream_has_no_last_rows(write):

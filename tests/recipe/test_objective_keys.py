@@ -24,6 +24,8 @@ def refuse(mapping):
 
 
 COLUMNS = {"prompt_column": "p", "completion_column": "c"}
+MULTI_LABEL = {"name": "x", "problem_type": "multi_label_classification"}
+REGRESSION = {"name": "x", "problem_type": "regression"}
 # a value of each key that is not its default
 OTHER = {
     "on_long": "cut", "pack": True, "end_of_text": False, "stride": 3, "max_target_length": 9, "denoising": {},
@@ -95,6 +97,18 @@ def test_a_written_recipe_reads_back_with_the_keys_that_act_alone(objective, tmp
          "adapter: goes with model.name: random weights are trained whole"),
         (recipe("masked-lm", {"eval_rows": 1}, eval={"metrics": ["accuracy"]}), "eval.metrics: accuracy cannot be "
          "computed for masked-lm; expected loss, perplexity"),
+        (recipe("seq2seq", {"eval_rows": 1, "denoising": {}}, eval={"metrics": ["loss", "bleu"]}), "eval.metrics: bleu "
+         "cannot be computed for denoising; expected loss, perplexity, bits_per_byte"),
+        (recipe("classification", {"eval_rows": 1}, model=MULTI_LABEL, eval={"metrics": ["loss", "accuracy"]}),
+         "eval.metrics: accuracy cannot be computed for multi_label_classification; expected loss"),
+        (recipe("classification", {"eval_rows": 1}, model=REGRESSION, eval={"metrics": ["loss", "f1_macro"]}),
+         "eval.metrics: f1_macro cannot be computed for regression; expected loss"),
+        (recipe("classification", {"eval_rows": 1}, model=REGRESSION, eval={"best_metric": "accuracy"}),
+         "eval.best_metric: accuracy cannot be computed for regression; expected loss"),
+        (recipe("seq2seq", {"eval_rows": 1, "denoising": {}}, eval={"best_metric": "chrf"}), "eval.best_metric: chrf "
+         "cannot be computed for denoising; expected loss, perplexity, bits_per_byte"),
+        (recipe("seq2seq", {"eval_rows": 1}, eval={"best_metric": "bleu"}), "eval.best_metric: bleu is not among "
+         "eval.metrics; expected loss or perplexity or bits_per_byte"),
         (recipe("masked-lm", eval={"generate": ["a"]}), "eval.generate: cannot act with masked-lm"),
         (recipe("causal-lm", {"path": None, "mix": [{"path": "a", **COLUMNS}, {"path": "b", "prompt_column": "p"}]}),
          "data.mix.1.completion_column: missing; add the column of the completions"),
@@ -120,6 +134,9 @@ def test_what_cannot_act_together_is_one_sentence(mapping, sentence):
                eval={"every_steps": 9}),
         recipe("causal-lm", eval={"every_steps": 1, "generate": ["a"]}),
         recipe("causal-lm", model={"name": "x", "dtype": "float64"}),
+        recipe("seq2seq", {"eval_rows": 1, "denoising": {}}, eval={"metrics": ["perplexity"],
+               "best_metric": "perplexity"}),
+        recipe("classification", {"eval_rows": 1}, model=REGRESSION, eval={"metrics": ["loss"]}),
         recipe("causal-lm", train={"max_steps": 1, "mixed_precision": "bf16"}),
     ],
 )  # fmt: skip

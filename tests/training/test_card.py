@@ -6,11 +6,14 @@ import re
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from small_runs import STORY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llmkit
+from llmkit import runfolder
+from llmkit.training import card
 
 ENGLISH = [{"text": f"{STORY} {i}"} for i in range(30)]
 
@@ -174,3 +177,28 @@ def test_what_a_card_says_and_how_it_is_stored_may_change_when_a_run_goes_on(mak
     assert "\nMore of it.\n" in text
     assert "\n| The sea | CC0-1.0 | " in text
     assert llmkit.read_recipe(run.path / "recipe.yaml", own_data=True).save.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("part", ["load", "lzma", "_show_samples"])
+def test_final_is_whole_where_its_card_cannot_be_measured(make_recipe, two_sources, monkeypatch, notes, part):
+    def fail(*arguments, **options):
+        raise torch.OutOfMemoryError("the device has no memory\nleft")
+
+    place, name = (card.lzma, "compress") if part == "lzma" else (card, part)
+    monkeypatch.setattr(place, name, fail)
+    run = train(make_recipe, two_sources, eval={"generate": ["Once upon"]})
+    assert "the model card measures nothing: the device has no memory left" in notes
+    text = (run.path / "final" / "README.md").read_text(encoding="utf-8")
+    assert text == (run.path / "README.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Training", "## Data", "## Evaluation"]
+    assert ["loss", f"{run.metrics['loss']:.4f}"] in read_table(text, "Evaluation")
+    assert runfolder.find_damage(run.path / "final") is None
+    recipe = run.path / "recipe.yaml"
+    assert llmkit.train(recipe, resume="auto", watch=lambda progress: pytest.fail("it trains")).finished
+
+
+def test_card_names_no_checkpoint_of_the_package_as_one_of_the_hub(make_recipe):
+    recipe = make_recipe(train={"max_steps": 1})
+    recipe["model"] = {"name": "builtin/tiny"}
+    run = llmkit.train(recipe, dataset=ENGLISH)
+    assert ModelCard.load(run.path / "README.md").data.base_model is None

@@ -1,15 +1,18 @@
 """What a model is fed: how long rows may be, what ends a text, and what is said of the classes."""
 
+import pickle
 import types
 
 import pytest
-from objective_recipes import objective_recipe, sentence, write_rows
+import torch
+from objective_recipes import KINDS, objective_recipe, sentence, write_rows
 from transformers import GPT2Config, T5Config
 
 import llmkit
 from llmkit.encoding.prompts import end_of_text
 from llmkit.errors import InputError
 from llmkit.recipe.reading import read_recipe
+from llmkit.training import building
 from llmkit.training.feeding import settle_lengths
 
 COLUMNS = {"prompt_column": "p", "completion_column": "c"}
@@ -115,3 +118,30 @@ def test_classes_without_an_example_are_noted_for_each_part_of_the_data(held, tm
     llmkit.build(objective_recipe("classification", tmp_path, **changes))
     expected = ["no example to train on is labelled fine", "no example to evaluate on is labelled bad, fine"]
     assert [note for note in notes if "is labelled" in note] == expected[: 1 + held]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "stream"])
+def test_process_that_reads_ahead_is_sent_neither_weights_nor_rows(kind, tmp_path):
+    """As where it is spawned: on macOS, and from Python 3.14 on everywhere."""
+    changes = {"data": {"streaming": True}} if kind == "stream" else {}
+    recipe = objective_recipe("causal-lm" if kind == "stream" else kind, tmp_path, **changes)
+    plan = building.plan(read_recipe(recipe))
+    sent = [pickle.dumps(part) for part in (plan.data.train, plan.parts.data_collator)]
+    assert max(map(len, sent)) < 20_000 < plan.parts.model.num_parameters()
+    train, collator = map(pickle.loads, sent)
+    ours, theirs = (
+        plan.parts.data_collator([plan.data.train[i] for i in range(4)]),
+        collator([train[i] for i in range(4)]),
+    )
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(torch.as_tensor(theirs[name]), torch.as_tensor(value), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("key", ["eval_rows", "eval_documents"])
+def test_examples_held_out_must_leave_some(key, tmp_path):
+    recipe = objective_recipe("classification", tmp_path, data={key: 48})
+    with pytest.raises(InputError) as caught:
+        llmkit.build(recipe)
+    path = recipe["data"]["path"]
+    assert str(caught.value) == f"data.{key} would hold out 48 of the 48 examples of {path}, and leave none"

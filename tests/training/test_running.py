@@ -338,6 +338,34 @@ def test_resume_refuses_other_data(make_recipe, stories, tmp_path):
         llmkit.train(make_recipe(data={"path": str(other)}), resume="auto")
 
 
+def test_run_lies_below_the_home_of_the_user_where_the_recipe_says_so(make_recipe, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = make_recipe(output_dir="~/runs/x")
+    run = llmkit.train(recipe)
+    assert run.path == tmp_path / "runs" / "x"
+    again = llmkit.train(recipe, resume="~/runs/x/checkpoints/step-000004", max_seconds=1e-6)
+    assert (again.path, again.step) == (run.path, 5)
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_callers_random_state_and_threads_stay_and_change_nothing(make_recipe, tmp_path):
+    torch.manual_seed(1)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    recipe = dropout(make_recipe, train={"threads": threads + 1})
+    run = llmkit.train(recipe)
+    assert (torch.equal(torch.get_rng_state(), before), torch.get_num_threads()) == (True, threads)
+    with pytest.raises(InputError):
+        llmkit.train(recipe | {"output_dir": str(tmp_path / "b")}, dataset=[{"text": "a few"}])
+    assert (torch.equal(torch.get_rng_state(), before), torch.get_num_threads()) == (True, threads)
+    llmkit.build(recipe)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again = llmkit.train(recipe | {"output_dir": str(tmp_path / "c")})
+    assert (weights_of(again), numbers_of(again)) == (weights_of(run), numbers_of(run))
+
+
 def test_train_refuses_fewer_rows_than_a_batch(make_recipe):
     with pytest.raises(InputError, match=r"^\d+ rows < batch 4096; give more data or set train.global_batch_size$"):
         llmkit.train(make_recipe(train={"global_batch_size": 4096}))

@@ -1,5 +1,7 @@
 """The head computes logits of targets alone, and the loss and its gradient are those of all logits."""
 
+import pickle
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
@@ -123,6 +125,14 @@ def test_decoder_is_fed_what_the_model_makes_of_labels(kind):
     ours = objectives.token_loss(model, batch, int((batch["labels"] != -100).sum()))
     theirs = model(**{k: v for k, v in batch.items() if k != "decoder_input_ids"}).loss
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", SEQ2SEQ)
+def test_way_to_feed_a_decoder_goes_to_another_process_without_weights(kind):
+    shift, labels = feeding._find_shift(make(kind), 0), torch.tensor([[5, 6, 7, 8], [5, 6, -100, -100]])
+    sent = pickle.dumps(shift)
+    assert len(sent) < 5000
+    assert torch.equal(pickle.loads(sent)(labels), shift(labels))
 
 
 def test_decoder_that_states_no_first_token_is_refused():
