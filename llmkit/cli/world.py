@@ -126,6 +126,8 @@ def report(
 ) -> None:
     """Write worldmodel.html from worldmodel.json: curves by layer, boards, moves before and after an edit."""
     source = Path(checkpoint) / JSON
+    if output is not None:
+        _check_folder(output)
     if not source.is_file() and output is not None:
         source = output / JSON
     if not source.is_file():
@@ -200,8 +202,16 @@ def _take_move(match: Match) -> bool:
 def _check_seed(seed: int) -> None:
     if seed < 0:
         raise InputError(f"--seed must be 0 or more, got {seed}")
-    if seed >= 2**63:
-        raise InputError(f"--seed must be below 2**63, got {seed}")
+    if seed >= 2**32:  # numpy splits a larger one into two numbers, the second of which would tell another stream
+        raise InputError(f"--seed must be below 2**32, got {seed}")
+
+
+def _check_folder(output: Path) -> Path:
+    """Refuse what is no folder, or stands below what is none."""
+    above = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise InputError(f"{above if above != output.absolute() else output} is no folder")
+    return output
 
 
 def _find_folder(checkpoint: str, output: Path | None) -> Path:
@@ -209,10 +219,7 @@ def _find_folder(checkpoint: str, output: Path | None) -> Path:
     from llmkit.runfolder import is_run
 
     if output is not None:
-        above = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
-        if not above.is_dir():
-            raise InputError(f"{above if above != output.absolute() else output} is no folder")
-        return output
+        return _check_folder(output)
     if is_run(Path(checkpoint)):
         return Path(checkpoint)
     raise InputError(f"{checkpoint} is no run; expected one, or -o DIR for {JSON}")

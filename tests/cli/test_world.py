@@ -74,7 +74,7 @@ def test_a_run_learns_moves_and_its_states_hold_some_of_the_board(found):
     moves, probes = found["moves"], found["probes"]
     assert moves["model"]["top1_legal"]["value"] > 0.85
     assert moves["untrained"]["top1_legal"]["value"] < 0.5
-    best = probes["layers"][probes["best_layer"]]
+    best = probes["layers"][probes["best"]["linear"]["relative"]]
     assert best["linear"]["relative"]["occupied"]["value"] > probes["majority"]["occupied"]["value"]
     assert best["selectivity"]["value"] > 0.1
     shuffled = best["linear"]["shuffled"]["accuracy"]["value"]
@@ -89,13 +89,25 @@ def test_a_run_learns_moves_and_its_states_hold_some_of_the_board(found):
 
 
 def test_figures_say_how_they_were_measured(found):
-    assert (found["version"], found["board"], found["seed"]) == (1, 4, 0)
+    assert (found["version"], found["board"], found["seed"]) == (2, 4, 0)
     assert found["sizes"] == {"num_games": 400, "num_probe_games": 400, "num_cases": 40, "num_pairs": 30}
     assert [row["games"] for row in found["curve"]] == [12_800, 25_600, 38_400]
     assert [one["layer"] for one in found["probes"]["layers"]] == [0, 1, 2]
-    assert set(found["probes"]["layers"][0]["linear"]) == {"relative", "absolute", "shuffled", "no_flips"}
+    line, best = found["probes"]["layers"][0], found["probes"]["best"]
+    kinds = {form: set(line[form]) for form in ("linear", "network")}
+    assert kinds == {
+        "linear": {"relative", "absolute", "shuffled", "no_flips"},
+        "network": {"relative", "absolute", "shuffled"},
+    }
+    bare = {form: set(of) for form, of in line["untrained"].items()}
+    assert bare == {"linear": {"relative", "absolute"}, "network": {"relative", "absolute"}}
+    assert {form: set(best[form]) for form in kinds} == kinds
+    assert {form: set(of) for form, of in best["untrained"].items()} == bare
     assert set(found["interventions"]["ways"]) == {"null", "probe", "random", "untrained", "shuffled", "gradient"}
-    assert {"epsilon_0.01", "epsilon_0.001", "epsilon_0.05", "agreement"} < set(found["states"])
+    states = found["states"]
+    assert {"epsilon_0.01", "epsilon_0.001", "epsilon_0.05", "agreement", "agreement_apart"} < set(states)
+    assert set(states["untrained"]) == {"epsilon_0.01", "agreement", "agreement_apart"}
+    assert states["agreement_apart"]["total_variation"]["value"] > 2 * states["agreement"]["total_variation"]["value"]
     low, high = found["moves"]["model"]["legal_mass"]["interval"]
     assert low < found["moves"]["model"]["legal_mass"]["value"] < high
 
@@ -121,13 +133,21 @@ def test_the_page_holds_curves_boards_and_figures_and_asks_for_nothing(place, fo
     assert "nearly every game that is held out was trained on" in page
     assert page.count('aria-label="board"') == 3 * len(found["examples"]["game"]["boards"]) + 3
     assert page.count("<figure>") == 3
-    best, states = found["probes"]["layers"][found["probes"]["best_layer"]], found["states"]["epsilon_0.01"]
+    best, states = (
+        found["probes"]["layers"][found["probes"]["best"]["linear"]["relative"]],
+        found["states"]["epsilon_0.01"],
+    )
     for value in (
         found["moves"]["model"]["top1_legal"],
         best["selectivity"],
         best["linear"]["relative"]["recall"],
         best["linear"]["no_flips"]["occupied"],
         best["network"]["absolute"]["occupied"],
+        best["network"]["shuffled"]["occupied"],
+        best["untrained"]["network"]["relative"]["occupied"],
+        found["interventions"]["ways"]["probe"]["gain"],
+        found["states"]["untrained"]["epsilon_0.01"]["recall"],
+        found["states"]["agreement_apart"]["total_variation"],
         states["compression_q3"],
         states["recall_empty"],
     ):
@@ -196,7 +216,7 @@ def test_a_checkpoint_without_a_tokenizer_is_played_and_measured_with_that_of_th
         ),
         (["evaluate", "runs/othello-4x4", "-o", "x", "--seed", "-1"], "--seed must be 0 or more, got -1"),
         (["play", "runs/othello-4x4", "--seed", "-1"], "--seed must be 0 or more, got -1"),
-        (["play", "runs/othello-4x4", "--seed", str(2**63)], f"--seed must be below 2**63, got {2**63}"),
+        (["play", "runs/othello-4x4", "--seed", str(2**32)], f"--seed must be below 2**32, got {2**32}"),
         (["games", "--num-games", "9", "-o", "games"], "games exists already"),
         (["games", "--num-games", "9", "-o", "runs", "--overwrite"], "runs holds no games; expected a new folder"),
         (["evaluate", "runs/othello-4x4"], "runs/othello-4x4/worldmodel.json exists already"),
@@ -235,9 +255,10 @@ def test_games_that_cannot_be_written_are_told_without_a_word_on_the_cache(tmp_p
 def test_an_output_below_a_file_is_told_before_anything_is_measured(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     (place / "afile").write_text("x", encoding="utf-8")
-    assert run(["world", "othello", "evaluate", "runs/othello-4x4", "-o", "afile/sub"]) == 2
-    out, err = capsys.readouterr()
-    assert (out, err) == ("", f"llmkit: error: {place / 'afile'} is no folder\n")
+    for verb in ("evaluate", "report"):
+        assert run(["world", "othello", verb, "runs/othello-4x4", "-o", "afile/sub"]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err) == ("", f"llmkit: error: {place / 'afile'} is no folder\n")
 
 
 def test_the_page_shows_names_as_text(place, found, monkeypatch):

@@ -246,7 +246,7 @@ def test_an_edit_moves_the_last_position_alone_from_its_first_layer_on(games, pl
         return shift(layer, x)
 
     with torch.no_grad(), reading(player.model) as states:  # what a block gives, before it is edited
-        intervening.predict_edited(player, cases, None)
+        intervening.predict_edited(player, cases, intervening.keep)
         plain = [one.clone() for one in states]
         intervening.predict_edited(player, cases, keep)
     assert {layer: float(one.max()) for layer, one in added.items()} == pytest.approx({1: 3.0, 2: 3.0}, abs=1e-4)
@@ -262,7 +262,7 @@ def test_an_edit_moves_the_last_position_alone_from_its_first_layer_on(games, pl
 def test_no_edit_predicts_what_the_model_predicts(games, player):
     cases = intervening.draw_cases(games, 20, 3)
     plain = np.exp(player.predict(encode(cases.games))[0][np.arange(20), cases.plies - 1])
-    assert intervening.predict_edited(player, cases, None) == pytest.approx(plain, abs=1e-6)
+    assert intervening.predict_edited(player, cases, intervening.keep) == pytest.approx(plain, abs=1e-6)
     still = intervening.steer_at_random(32, 20, 1, 0.0, 0)
     assert intervening.predict_edited(player, cases, still) == pytest.approx(plain, abs=1e-6)
 
@@ -306,12 +306,13 @@ def test_steps_by_gradients_end_where_the_network_reads_the_turned_disc(games, p
 def test_an_edit_is_judged_by_the_changed_board(games):
     cases = intervening.draw_cases(games, 20, 3)
     perfect = cases.after / cases.after.sum(axis=1, keepdims=True)
-    best = intervening.judge_edit(perfect.astype(np.float32), cases, 0)
-    assert {name: one.value for name, one in best.items()} == pytest.approx(
-        {"error": 0, "top1_legal": 1, "legal_mass": 1, "changed": 1}, abs=1e-6
-    )
     kept = cases.before / cases.before.sum(axis=1, keepdims=True)
-    still = intervening.judge_edit(kept.astype(np.float32), cases, 0)
+    still = intervening.judge_edit(kept.astype(np.float32), kept, cases, 0)
+    best = intervening.judge_edit(perfect.astype(np.float32), kept, cases, 0)
+    assert {name: one.value for name, one in best.items()} == pytest.approx(
+        {"error": 0, "gain": still["error"].value, "top1_legal": 1, "legal_mass": 1, "changed": 1}, abs=1e-6
+    )
+    assert (still["gain"].value, still["gain"].interval) == (0, (0, 0))
     lost = (cases.before & ~cases.after).any(axis=1)
     assert still["changed"].value == pytest.approx(-1) if lost.all() else still["changed"].value < 0
     assert still["error"].value > 0
@@ -323,5 +324,9 @@ def test_an_edit_is_judged_by_the_changed_board(games):
     for i in range(20):
         right = set(np.flatnonzero(cases.after[i]).tolist())
         errors.append(len(set(np.argsort(-q[i])[: len(right)].tolist()) ^ right))
-    assert intervening.judge_edit(q, cases, 0)["error"].value == pytest.approx(np.mean(errors))
+    found = intervening.judge_edit(q, kept, cases, 0)
+    assert found["error"].value == pytest.approx(np.mean(errors))
+    assert found["gain"].value == pytest.approx(still["error"].value - np.mean(errors))
+    legal = [cases.after[i, np.argmax(q[i])] for i in range(20)]
+    assert found["top1_legal"].value == pytest.approx(np.mean(legal))
     assert intervening.find_error(q, cases) == pytest.approx(np.mean(errors))

@@ -125,11 +125,20 @@ def test_wthor_moves_are_ten_times_the_row_plus_the_column(tmp_path):
     assert [[name(bit) for bit in row if bit >= 0] for row in games.moves] == [["f5", "d6"], ["f5", "f6", "e6"]]
 
 
+def test_games_without_a_move_are_left_out(tmp_path):
+    games = read_games(write_wthor(tmp_path / "a.wtb", [[], [56, 64], []]))
+    assert games.lengths.tolist() == [2]
+    assert len(games.own) == 1
+
+
 @pytest.mark.parametrize(
     ("records", "changes", "sentence"),
     [
         ([[56]], {"size": 10}, "is no WTHOR file of games on 8 by 8 squares"),
         ([[59]], {}, "names a square that is none"),
+        ([[56, 64, 5]], {}, "names a square that is none"),
+        ([[]], {}, "holds no moves"),
+        ([], {}, "holds no moves"),
         ([[56], [11]], {}, "move 1 of game 2 is not legal"),
     ],
 )

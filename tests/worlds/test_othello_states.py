@@ -10,6 +10,7 @@ from llmkit.worlds.othello.recovering import (
     SAMPLES,
     continue_at_random,
     count_accepted,
+    draw_boundary,
     measure_compression,
     measure_distinction,
     sample,
@@ -72,7 +73,7 @@ def test_one_that_knows_the_rules_takes_one_state_alike_and_tells_two_apart(game
     agreement = compare_predictions(player, some, 0)
     assert {name: one.value for name, one in agreement.items()} == {"total_variation": 0.0, "top1_differs": 0.0}
     assert measure_compression(player, some, 0.01, 0)["compression"].value == 1.0
-    found = measure_distinction(player, apart, 0.01, 0)
+    found = measure_distinction(player, apart, draw_boundary(apart, 0), 0.01, 0)
     assert (found["precision"].value, found["recall"].value) == (1.0, 1.0)
     assert (found["precision_empty"].value, found["recall_empty"].value) == (0.0, 0.0)
 
@@ -80,7 +81,7 @@ def test_one_that_knows_the_rules_takes_one_state_alike_and_tells_two_apart(game
 def test_one_that_accepts_everything_compresses_all_and_tells_nothing_apart(games, alike, apart):
     player = Even(None, games.board)
     assert measure_compression(player, alike.take(np.arange(20)), 0.01, 0)["compression"].value == 1.0
-    found = measure_distinction(player, apart, 0.01, 0)
+    found = measure_distinction(player, apart, draw_boundary(apart, 0), 0.01, 0)
     assert (found["precision_empty"].value, found["recall"].value) == (1.0, 0.0)
     assert found["precision"].value == 1.0  # a boundary that is empty counts as 1
 
@@ -228,7 +229,7 @@ def test_a_token_is_accepted_above_epsilon_alone(games, apart):
 def test_a_sequence_that_is_legal_at_both_states_is_no_hit(games, apart, monkeypatch):
     """Where the model rejects all at the second state, its boundary is first tokens, many of them legal there too."""
     monkeypatch.setattr(recovering, "count_accepted", lambda player, games, suffixes, epsilon: suffixes.lengths * 0)
-    found = measure_distinction(Oracle(None, games.board), apart, 0.01, 0)["precision"].value
+    found = measure_distinction(Oracle(None, games.board), apart, draw_boundary(apart, 0), 0.01, 0)["precision"].value
     drawn = sample(Oracle(None, games.board), apart.first, apart.plies, 0.01, 0)
     shares = []
     for i in range(len(apart)):

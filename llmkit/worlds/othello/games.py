@@ -60,7 +60,7 @@ def draw_games(board: Board, number: int, seed: int, stream: str, *, first: int 
     Args:
         board: The board.
         number: How many; any number of a stream begins with the same games.
-        seed: Settles the games.
+        seed: Settles the games; below 2**32, beyond which numpy reads it as two numbers, and streams run together.
         stream: train, validation or probe.
         first: The number of the first block.
     """

@@ -81,6 +81,11 @@ def draw_cases(games: Games, number: int, seed: int) -> Cases:
     return Cases(games.take(kept), plies[kept], chosen[kept], is_yours, before, then)
 
 
+def keep(layer: int, x: Tensor) -> Tensor:
+    """Make no edit."""
+    return x
+
+
 def steer(probes: Mapping[int, Probe], cases: Cases, first: int, alpha: float) -> Shift:
     """Make the edit along the directions of linear probes, of layer `first` and above."""
     squares, sources = torch.from_numpy(cases.squares), torch.from_numpy(cases.sources)
@@ -117,13 +122,13 @@ def follow_gradient(networks: Mapping[int, Probe], cases: Cases, first: int) -> 
     return shift
 
 
-def predict_edited(player: Player, cases: Cases, shift: Shift | None) -> Floats:
+def predict_edited(player: Player, cases: Cases, shift: Shift) -> Floats:
     """Compute the probabilities of the squares at the last position of each case. Shape: (cases, squares)."""
     rows, last = torch.arange(len(cases)), torch.from_numpy(cases.plies - 1)
 
     def edit(layer: int, x: Tensor) -> Tensor:
         changed = x.clone()
-        changed[rows, last] = shift(layer, x[rows, last]) if shift is not None else x[rows, last]
+        changed[rows, last] = shift(layer, x[rows, last])
         return changed
 
     with torch.no_grad(), hidden_states.editing(player.model, edit):
@@ -132,18 +137,23 @@ def predict_edited(player: Player, cases: Cases, shift: Shift | None) -> Floats:
     return found
 
 
-def judge_edit(q: Floats, cases: Cases, seed: int) -> dict[str, Figure]:
+def judge_edit(q: Floats, unedited: Floats, cases: Cases, seed: int) -> dict[str, Figure]:
     """Judge the probabilities after an edit by the squares that are legal on the changed board.
+
+    Args:
+        q: After the edit. Shape: (cases, squares)
+        unedited: Without it. Shape: (cases, squares)
+        cases: The cases.
+        seed: Of the intervals.
 
     Returns:
         `error`, squares among the N best that are not legal and legal squares that are not among them, N the number of
-        those that are legal; `top1_legal`; `legal_mass`; `changed`, over the squares alone that became legal and those
-        that ceased to be: the mass of the first minus that of the second, by the mass of both, from -1 to 1.
+        those that are legal; `gain`, by how much it is less than without the edit, case by case; `top1_legal`;
+        `legal_mass`; `changed`, over the squares alone that became legal and those that ceased to be: the mass of the
+        first minus that of the second, by the mass of both, from -1 to 1.
     """
-    order = np.argsort(-q, axis=1)
-    number = cases.after.sum(axis=1)
-    is_legal = np.take_along_axis(cases.after, order, axis=1)
-    hits = (is_legal & (np.arange(q.shape[1]) < number[:, None])).sum(axis=1)
+    errors = _count_errors(q, cases.after)
+    best = np.take_along_axis(cases.after, q.argmax(axis=1)[:, None], axis=1)[:, 0]
     gained = np.where(cases.after & ~cases.before, q, 0).sum(axis=1)
     lost = np.where(cases.before & ~cases.after, q, 0).sum(axis=1)
     both, ones = (gained + lost).astype(np.float64), np.ones(len(cases))
@@ -153,8 +163,9 @@ def judge_edit(q: Floats, cases: Cases, seed: int) -> dict[str, Figure]:
 
     return summarize(
         {
-            "error": count(2 * (number - hits)),
-            "top1_legal": count(is_legal[:, 0]),
+            "error": count(errors),
+            "gain": count(_count_errors(unedited, cases.after) - errors),
+            "top1_legal": count(best),
             "legal_mass": count(np.where(cases.after, q, 0).sum(axis=1)),
             "changed": Share((gained - lost) / np.where(both > 0, both, 1), np.where(both > 0, 1.0, 0.0)),
         },

@@ -15,7 +15,7 @@ from llmkit.worlds.othello.predicting import Player
 from llmkit.worlds.othello.tokens import encode, legal_tokens
 
 TOPS = (3, 5)
-HEAD_EPOCHS = 4
+HEAD_EPOCHS, HEAD_BATCH = 40, 1024
 
 
 def measure_legality(player: Player, games: Games, seed: int) -> dict[str, Figure]:
@@ -82,13 +82,15 @@ def measure_head(untrained: Player, games: Games, others: Games, seed: int) -> d
     mean, scale = x.mean(0), x.std() + 1e-6
     generator = torch.Generator().manual_seed(seed)
     head = torch.zeros(x.shape[1] + 1, games.board.num_plies, requires_grad=True)
-    optimizer = torch.optim.Adam([head], lr=1e-2)
+    optimizer, num_steps = torch.optim.Adam([head], lr=1e-2), HEAD_EPOCHS * -(-len(x) // HEAD_BATCH)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / num_steps)
     for _ in range(HEAD_EPOCHS):
-        for rows in torch.randperm(len(x), generator=generator).split(1024):
+        for rows in torch.randperm(len(x), generator=generator).split(HEAD_BATCH):
             loss = torch.nn.functional.cross_entropy((x[rows] - mean) / scale @ head[:-1] + head[-1], y[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            schedule.step()
     with torch.inference_mode():
         judged = untrained.read(encode(games)[:, :-1], layer).cpu()
         best = ((judged - mean) / scale @ head[:-1] + head[-1]).argmax(-1).numpy()

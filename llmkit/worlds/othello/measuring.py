@@ -1,9 +1,11 @@
 """All that is measured of a model of Othello, as one JSON object."""
 
 import dataclasses
+import functools
 import json
+import operator
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,10 @@ from llmkit.worlds.othello.probing import Probe, Rows, Split
 from llmkit.worlds.othello.showing import show_examples
 from llmkit.worlds.othello.tokens import encode
 
-VERSION = 1
+VERSION = 2
+# What the probes of each form are asked, of the model and of one that is not trained.
+ASKED = {"linear": labels.KINDS, "network": ("relative", "absolute", "shuffled")}
+BARE = {"linear": ("relative", "absolute"), "network": ("relative", "absolute")}
 # The block of the stream `probe` from which each kind of games is drawn, so that none is used twice.
 BLOCKS = {"probes": 0, "choosing": 100_000, "judging": 200_000, "states": 300_000}
 CONFIG = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
@@ -61,13 +66,34 @@ class Sizes:
                 raise InputError(f"{name} must be {least} or more, got {getattr(self, name)}")
 
 
-@dataclass(frozen=True, eq=False)
 class Probes:
-    """Holds the probes of each layer: linear ones by what they were asked, networks, those of an untrained model."""
+    """Holds the probes of every layer: linear ones and networks, by what they were asked."""
 
-    linear: dict[str, dict[int, Probe]]
-    network: dict[int, Probe]
-    untrained: dict[int, Probe]
+    def __init__(self) -> None:
+        self.layers: list[dict[str, dict[str, Probe]]] = []
+
+    def add(self, split: Split, asked: Mapping[str, Sequence[str]], seed: int) -> Json:
+        """Train the probes of the next layer; return how they are judged."""
+        forms = {
+            form: {kind: probing.train_probe(split, kind, seed, is_linear=form == "linear") for kind in kinds}
+            for form, kinds in asked.items()
+        }
+        self.layers.append(forms)
+        return {
+            form: {kind: _judge(probe, split.test, kind, seed) for kind, probe in of.items()}
+            for form, of in forms.items()
+        }
+
+    def take(self, form: str, kind: str) -> dict[int, Probe]:
+        """Take the probes of a form and a kind by layer, that of what goes into the first block as layer 0."""
+        return {layer: forms[form][kind] for layer, forms in enumerate(self.layers)}
+
+    def find_best(self) -> dict[str, dict[str, int]]:
+        """Find for each form and kind the layer whose probe is best in the games by which probes are chosen."""
+        return {
+            form: {kind: int(np.argmax([one[form][kind].validated for one in self.layers])) for kind in kinds}
+            for form, kinds in self.layers[0].items()
+        }
 
 
 def measure(
@@ -104,13 +130,13 @@ def measure(
     moves["games"] = playing.measure_games(player, held.take(slice(0, 500)), seed)
     tick("moves")
     probe_games = _draw(player, sizes.num_probe_games, seed, "probes")
-    found, probes = _measure_probes(player, untrained, probe_games, seed, tell)
+    found, probes, bare = _measure_probes(player, untrained, probe_games, seed, tell)
     tick("probes")
-    edits, cases = _measure_edits(player, probes, sizes.num_cases, seed)
+    edits, cases = _measure_edits(player, probes, bare, sizes.num_cases, seed)
     tick("interventions")
-    states = _measure_states(player, sizes.num_pairs, seed)
+    states = _measure_states(player, untrained, sizes.num_pairs, seed)
     tick("states")
-    best = int(found["best_layer"])
+    best, mine = int(found["best"]["linear"]["relative"]), probes.take("linear", "relative")
     return {
         "version": VERSION,
         "checkpoint": lm.name,
@@ -126,7 +152,7 @@ def measure(
         "interventions": edits,
         "states": states,
         "curve": curve or [],
-        "examples": show_examples(player, probes.linear["relative"], best, probe_games, cases, edits["edit"]),
+        "examples": show_examples(player, mine, best, probe_games, cases, edits["edit"]),
     }
 
 
@@ -134,36 +160,27 @@ def _draw(player: Player, number: int, seed: int, name: str) -> Games:
     return draw_games(player.board, number, seed, "probe", first=BLOCKS[name])
 
 
-def _measure_probes(player: Player, untrained: Player, games: Games, seed: int, tell: Tell) -> tuple[Json, Probes]:
-    """Train and judge probes of every layer, with their controls."""
+def _measure_probes(
+    player: Player, untrained: Player, games: Games, seed: int, tell: Tell
+) -> tuple[Json, Probes, Probes]:
+    """Train and judge probes of every layer, of the model and of one that is not trained, and the other controls."""
     mask, asked = legality.find_judged(games), {kind: labels.label(games, kind, seed) for kind in labels.KINDS}
-    probes = Probes({kind: {} for kind in asked}, {}, {})
+    probes, bare = Probes(), Probes()
     layers: list[Json] = []
     for layer in range(player.num_layers + 1):
         split = _gather(player, games, layer, mask, asked)
-        line: Json = {"layer": layer, "linear": {}, "network": {}}
-        for kind in asked:
-            probe = probes.linear[kind][layer] = probing.train_probe(split, kind, seed)
-            line["linear"][kind] = _judge(probe, split.test, kind, seed)
-        for kind in ("relative", "absolute"):
-            network = probing.train_probe(split, kind, seed, is_linear=False)
-            line["network"][kind] = _judge(network, split.test, kind, seed)
-            if kind == "relative":
-                probes.network[layer] = network
-        bare = _gather(untrained, games, layer, mask, {"relative": asked["relative"]})
-        probes.untrained[layer] = probing.train_probe(bare, "relative", seed)
-        line["untrained"] = {"relative": _judge(probes.untrained[layer], bare.test, "relative", seed)}
-        mine = line["linear"]["relative"]
-        pair = probes.linear["relative"][layer], probes.linear["shuffled"][layer]
-        line["selectivity"] = probing.find_selectivity(*pair, split.test, seed)
+        line: Json = {"layer": layer, **probes.add(split, ASKED, seed)}
+        mine, dealt = (probes.layers[layer]["linear"][kind] for kind in ("relative", "shuffled"))
+        line["selectivity"] = probing.find_selectivity(mine, dealt, split.test, seed)
+        split = _gather(untrained, games, layer, mask, {kind: asked[kind] for kind in ("relative", "absolute")})
+        line["untrained"] = bare.add(split, BARE, seed)
         layers.append(line)
-        tell(f"layer {layer} of {player.num_layers}: right of occupied squares {mine['occupied']}")
-    best = max(probes.linear["relative"].items(), key=lambda one: one[1].validated)[0]
-    found: Json = {"layers": layers, "best_layer": best}
-    found["best_untrained_layer"] = int(np.argmax([one["untrained"]["relative"]["occupied"].value for one in layers]))
+        right = line["linear"]["relative"]["occupied"]
+        tell(f"layer {layer} of {player.num_layers}: right of occupied squares {right}")
+    found: Json = {"layers": layers, "best": {**probes.find_best(), "untrained": bare.find_best()}}
     found["majority"] = _judge_majority(games, mask, asked["relative"], seed)
     found["history"] = _judge_history(games, mask, asked["relative"], seed)
-    return found, probes
+    return found, probes, bare
 
 
 def _gather(
@@ -190,45 +207,56 @@ def _judge_history(games: Games, mask: NDArray[np.bool_], right: labels.Labels, 
     return _judge(probing.train_probe(split, "relative", seed), split.test, "relative", seed)
 
 
-def _measure_edits(player: Player, probes: Probes, number: int, seed: int) -> tuple[Json, Cases]:
+def _measure_edits(player: Player, probes: Probes, bare: Probes, number: int, seed: int) -> tuple[Json, Cases]:
     """Choose the edit on some cases, and judge it and its controls on others."""
-    inner = {kind: {layer: one for layer, one in of.items() if layer} for kind, of in probes.linear.items()}
-    networks = {layer: one for layer, one in probes.network.items() if layer}
-    untrained = {layer: one for layer, one in probes.untrained.items() if layer}
+    linear, shuffled, networks, untrained = (
+        {layer: probe for layer, probe in of.items() if layer}
+        for of in (
+            probes.take("linear", "relative"),
+            probes.take("linear", "shuffled"),
+            probes.take("network", "relative"),
+            bare.take("linear", "relative"),
+        )
+    )
     choosing, cases = (
         intervening.draw_cases(_draw(player, 4 * many, seed, name), many, seed)
         for name, many in (("choosing", number // 2), ("judging", number))
     )
-    first, alpha = intervening.choose_edit(player, inner["relative"], choosing)
+    first, alpha = intervening.choose_edit(player, linear, choosing)
     first_network = intervening.choose_first(player, networks, choosing)
     width = player.model.config.hidden_size
-    ways: dict[str, intervening.Shift | None] = {
-        "null": None,
-        "probe": intervening.steer(inner["relative"], cases, first, alpha),
+    ways: dict[str, intervening.Shift] = {
+        "null": intervening.keep,
+        "probe": intervening.steer(linear, cases, first, alpha),
         "random": intervening.steer_at_random(width, len(cases), first, alpha, seed),
         "untrained": intervening.steer(untrained, cases, first, alpha),
-        "shuffled": intervening.steer(inner["shuffled"], cases, first, alpha),
+        "shuffled": intervening.steer(shuffled, cases, first, alpha),
         "gradient": intervening.follow_gradient(networks, cases, first_network),
     }
     predicted = {name: intervening.predict_edited(player, cases, shift) for name, shift in ways.items()}
-    judged = {name: intervening.judge_edit(q, cases, seed) for name, q in predicted.items()}
+    judged = {name: intervening.judge_edit(q, predicted["null"], cases, seed) for name, q in predicted.items()}
     own = intervening.judge_unchanged(predicted["null"], cases, seed)
     edit = {"first_layer": first, "alpha": alpha, "gradient_first_layer": first_network}
     return {"edit": edit, "num_cases": len(cases), "own_error": own, "ways": judged}, cases
 
 
-def _measure_states(player: Player, number: int, seed: int) -> Json:
-    """Measure whether prefixes of one state are taken alike, and states told apart."""
+def _measure_states(player: Player, untrained: Player, number: int, seed: int) -> Json:
+    """Measure whether prefixes of one state are taken alike, and states told apart; and that of an untrained model."""
     games = _draw(player, max(16 * number, 1000), seed, "states")
     alike, (apart, num_left_out) = transposing.transpose(games, seed), transposing.pair_at_random(games, number, seed)
-    some = alike.take(np.arange(min(number, len(alike))))
+    some, boundary = alike.take(np.arange(min(number, len(alike)))), recovering.draw_boundary(apart, seed)
     found: Json = {"num_prefixes": len(games), "num_transposed": len(alike), "num_pairs": len(some)}
-    found |= {"num_apart": len(apart), "num_left_out": num_left_out}
-    found["agreement"] = transposing.compare_predictions(player, alike, seed)
-    for epsilon in recovering.EPSILONS:
-        compression = recovering.measure_compression(player, some, epsilon, seed)
-        distinction = recovering.measure_distinction(player, apart, epsilon, seed)
-        found[f"epsilon_{epsilon:g}"] = {**compression, **distinction}
+    found |= {"num_apart": len(apart), "num_left_out": num_left_out, "untrained": {}}
+    for one, place, epsilons in (
+        (player, found, recovering.EPSILONS),
+        (untrained, found["untrained"], recovering.EPSILONS[:1]),
+    ):
+        place["agreement"] = transposing.compare_predictions(one, alike, seed)
+        place["agreement_apart"] = transposing.compare_predictions(one, apart, seed)
+        for epsilon in epsilons:
+            compression = recovering.measure_compression(one, some, epsilon, seed)
+            distinction = recovering.measure_distinction(one, apart, boundary, epsilon, seed)
+            place[f"epsilon_{epsilon:g}"] = {**compression, **distinction}
     return found
 
 
@@ -246,20 +274,28 @@ def list_lines(found: Json) -> Iterator[str]:
     if found["board"] == min(SIZES):
         yield SMALL
     moves, probes, edits = found["moves"], found["probes"], found["interventions"]["ways"]
-    best = probes["layers"][probes["best_layer"]]
-    bare = probes["layers"][probes["best_untrained_layer"]]["untrained"]["relative"]
     yield f"legal moves, the best: {moves['model']['top1_legal']} (untrained {moves['untrained']['top1_legal']})"
     yield f"legal mass: {moves['model']['legal_mass']}"
     yield f"cross entropy above the floor, nats: {moves['model']['kl']}"
-    yield f"occupied squares, linear probe of layer {best['layer']}: {best['linear']['relative']['occupied']}"
+    layer, mine = pick_best(probes, "linear", "relative")
+    yield f"occupied squares, linear probe of layer {layer}: {mine['occupied']}"
+    bare, absolute = (pick_best(probes, *of)[1] for of in (("untrained", "linear", "relative"), ("linear", "absolute")))
     yield f"  untrained, its best layer: {bare['occupied']}; majority: {probes['majority']['occupied']}"
-    yield f"  moves alone: {probes['history']['occupied']}; black or white: {best['linear']['absolute']['occupied']}"
+    yield f"  moves alone: {probes['history']['occupied']}; black or white, its best layer: {absolute['occupied']}"
     yield f"error after a flip: {edits['probe']['error']}, without the edit {edits['null']['error']}"
+    yield f"  less, case by case: {edits['probe']['gain']}"
     yield f"  at random: {edits['random']['error']}; by gradients: {edits['gradient']['error']}"
     yield f"  on the true board, which no edit is to beat: {found['interventions']['own_error']}"
-    states = found["states"]["epsilon_0.01"]
-    yield f"one state, two ways: compression {states['compression']}"
+    states, bare = found["states"]["epsilon_0.01"], found["states"]["untrained"]["epsilon_0.01"]
+    yield f"one state, two ways: compression {states['compression']} (untrained {bare['compression']})"
     yield f"two states: distinction precision {states['precision']}, recall {states['recall']}"
+    yield f"  untrained: precision {bare['precision']}, recall {bare['recall']}"
+
+
+def pick_best(probes: Mapping[str, Any], *of: str) -> tuple[int, Json]:
+    """Pick the best layer of probes, such as ("untrained", "linear", "relative"): its number, and its figures."""
+    layer: Any = functools.reduce(operator.getitem, of, probes["best"])
+    return layer, functools.reduce(operator.getitem, of, probes["layers"][layer])
 
 
 def read_curve(run: Path) -> list[Json]:

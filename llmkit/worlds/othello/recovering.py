@@ -66,8 +66,21 @@ def measure_compression(player: Player, pairs: Pairs, epsilon: float, seed: int)
     return summarize(shares, seed)
 
 
-def measure_distinction(player: Player, pairs: Pairs, epsilon: float, seed: int) -> dict[str, Figure]:
+def draw_boundary(pairs: Pairs, seed: int) -> Suffixes:
+    """Draw the true boundary of pairs: legal at the first state, cut at the first move that is not at the other."""
+    true = continue_at_random(pairs.first, pairs.plies, seed)
+    return _cut(true, follow(_repeat(pairs.second), true.plies, true.ids)[0])
+
+
+def measure_distinction(player: Player, pairs: Pairs, real: Suffixes, epsilon: float, seed: int) -> dict[str, Figure]:
     """Measure distinction precision and recall; a pair without any boundary counts as 1, and how many do is told.
+
+    Args:
+        player: The model.
+        pairs: Pairs of two states.
+        real: Their true boundary, of draw_boundary.
+        epsilon: Above which a token is accepted.
+        seed: Of what is drawn.
 
     Returns:
         `precision`, `recall`, and `precision_empty` and `recall_empty`, the share of pairs without a boundary.
@@ -79,9 +92,6 @@ def measure_distinction(player: Player, pairs: Pairs, epsilon: float, seed: int)
         follow(games, found.plies, found.ids)[0] >= found.lengths for games in (found.games, second)
     )
     precision, none = _mean_by_pair(found, legal_one & ~legal_two)
-
-    true = continue_at_random(pairs.first, pairs.plies, seed)
-    real = _cut(true, follow(second, true.plies, true.ids)[0])
     one, two = (count_accepted(player, games, real, epsilon) >= real.lengths for games in (real.games, second))
     recall, no_real = _mean_by_pair(real, one & ~two)
     ones = np.ones(len(pairs))

@@ -1,5 +1,7 @@
 """The page of what was measured of a model of Othello: curves by layer, boards, moves before and after an edit."""
 
+import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,7 +9,7 @@ from llmkit import pages
 from llmkit.pages import Line
 from llmkit.worlds.othello.board import COLUMNS, QUARTERS, Board
 from llmkit.worlds.othello.labels import EMPTY
-from llmkit.worlds.othello.measuring import SMALL
+from llmkit.worlds.othello.measuring import SMALL, pick_best
 
 CELL, EDGE = 26, 18  # of a board, in its own units
 
@@ -55,6 +57,11 @@ CONTROLS = {
     ("network", "absolute"): "black or white, a network",
     ("linear", "no_flips"): "a board without flips",
     ("linear", "shuffled"): "boards shuffled",
+    ("network", "shuffled"): "boards shuffled, a network",
+    ("untrained", "linear", "relative"): "untrained",
+    ("untrained", "network", "relative"): "untrained, a network",
+    ("untrained", "linear", "absolute"): "untrained, black or white",
+    ("untrained", "network", "absolute"): "untrained, black or white, a network",
 }
 
 
@@ -68,7 +75,7 @@ def write_page(found: Json) -> str:
         warning,
         pages.make_section("Moves", _list_moves(found["moves"])),
         pages.make_section("What hidden states tell of occupied squares", *_draw_layers(found["probes"])),
-        pages.make_section("Every layer", _list_layers(found["probes"]), _list_controls(found["probes"]["layers"])),
+        pages.make_section("Every layer", _list_layers(found["probes"]), _list_controls(found["probes"])),
         pages.make_section("Boards of one game", _draw_game(size, examples["game"])),
         pages.make_section("A disc is turned over in the hidden states", _list_edits(found["interventions"])),
         pages.make_section("One such edit", _draw_edit(size, examples["edit"])),
@@ -124,7 +131,7 @@ def _draw_layers(probes: Json) -> list[str]:
             "linear probe, right squares by layer",
             [
                 line("mine or yours", lambda one: one["linear"]["relative"]),
-                line("untrained model", lambda one: one["untrained"]["relative"]),
+                line("untrained model", lambda one: one["untrained"]["linear"]["relative"]),
                 line("black or white", lambda one: one["linear"]["absolute"]),
                 Line("from the moves alone", [(end, history) for end in ends]),
             ],
@@ -145,25 +152,33 @@ def _list_layers(probes: Json) -> str:
     rows = []
     for one in probes["layers"]:
         mine = one["linear"]["relative"]
-        bare = one["untrained"]["relative"]["occupied"]
-        cells = (*(mine[key] for key in PROBED), bare, one["selectivity"])
-        rows.append((str(one["layer"]), *map(spell, cells)))
-    for name in ("majority", "history"):
-        mine = probes[name]
-        text = {"majority": "majority at the ply", "history": "moves alone"}[name]
-        rows.append((text, *(spell(mine[key]) for key in PROBED), "", ""))
-    return pages.make_table(("layer", *PROBED.values(), "untrained, occupied", "all squares, above shuffled"), rows)
+        rows.append((str(one["layer"]), *map(spell, (*(mine[key] for key in PROBED), one["selectivity"]))))
+    for name, text in (("majority", "majority at the ply"), ("history", "moves alone")):
+        rows.append((text, *(spell(probes[name][key]) for key in PROBED), ""))
+    return pages.make_table(("layer", *PROBED.values(), "all squares, above shuffled"), rows)
 
 
-def _list_controls(layers: Sequence[Json]) -> str:
-    rows = [(str(one["layer"]), *(spell(one[probe][kind]["occupied"]) for probe, kind in CONTROLS)) for one in layers]
-    return pages.make_table(("occupied squares: layer", *CONTROLS.values()), rows)
+def _list_controls(probes: Json) -> str:
+    """List the controls in rows, the layers in columns, and the layer that is chosen."""
+    rows = []
+    for of, text in CONTROLS.items():
+        found = [functools.reduce(operator.getitem, of, one) for one in probes["layers"]]
+        rows.append((text, *(spell(one["occupied"]) for one in found), str(pick_best(probes, *of)[0])))
+    layers = [f"layer {one['layer']}" for one in probes["layers"]]
+    return pages.make_table(("occupied squares", *layers, "chosen"), rows)
 
 
 def _list_edits(edits: Json) -> str:
-    names = ("error", "top1_legal", "legal_mass", "changed")
+    names = ("error", "gain", "top1_legal", "legal_mass", "changed")
     rows = [(text, *(spell(edits["ways"][way][name]) for name in names)) for way, text in WAYS.items()]
-    head = ("edit", "error, squares", "best move legal", "legal mass", "changed squares, -1 to 1")
+    head = (
+        "edit",
+        "error, squares",
+        "less than without, case by case",
+        "best move legal",
+        "legal mass",
+        "changed squares, -1 to 1",
+    )
     chosen = edits["edit"]
     text = f"{edits['num_cases']} cases; from layer {chosen['first_layer']} on, alpha {chosen['alpha']:g}"
     text += f"; by gradients from layer {chosen['gradient_first_layer']} on."
@@ -172,23 +187,30 @@ def _list_edits(edits: Json) -> str:
 
 
 def _list_states(states: Json) -> str:
-    agreement = states["agreement"]
-    rows = [
-        ("total variation of two prefixes of one state", spell(agreement["total_variation"])),
-        ("another best move after the second prefix", spell(agreement["top1_differs"])),
-    ]
+    bare = states["untrained"]
+    rows = []
+    for key, where in (("agreement", "of one state"), ("agreement_apart", "of two states")):
+        for name, text in (("total_variation", "total variation"), ("top1_differs", "another best move")):
+            rows.append((f"{text}, two prefixes {where}", spell(states[key][name]), spell(bare[key][name])))
     for key, one in states.items():
         if key.startswith("epsilon_"):
-            epsilon = key.removeprefix("epsilon_")
+            other, epsilon = bare.get(key, {}), key.removeprefix("epsilon_")
             rows += [
-                (f"{text}, tokens above {epsilon}", f"{spell(one[name])}, n = {one[name]['n']:,}")
+                (
+                    f"{text}, tokens above {epsilon}",
+                    f"{spell(one[name])}, n = {one[name]['n']:,}",
+                    spell(other.get(name)),
+                )
                 for name, text in STATES.items()
                 if name in one
             ]
     text = f"Of {states['num_prefixes']:,} prefixes {states['num_transposed']:,} have a second way to their state, and"
     text += f" {states['num_pairs']:,} of these are compressed. {states['num_apart']:,} pairs are of two states;"
     text += f" {states['num_left_out']:,} more were drawn, and are of one."
-    return pages.make_table((), rows) + f"<p>{text}</p>"
+    text += (
+        " A model that accepts every token compresses all, and tells nothing apart: read the first beside the second."
+    )
+    return pages.make_table(("", "model", "untrained"), rows) + f"<p>{text}</p>"
 
 
 def _draw_curve(found: Json) -> str:

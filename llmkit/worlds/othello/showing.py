@@ -52,7 +52,7 @@ def _show_edit(player: Player, probes: Mapping[int, Probe], cases: Cases, first:
     case = int(np.argmax((cases.before != cases.after).sum(axis=1)))
     one = _take_case(cases, case, cases.squares[case : case + 1], cases.sources[case : case + 1])
     inner = {layer: probe for layer, probe in probes.items() if layer}
-    before = intervening.predict_edited(player, one, None)[0]
+    before = intervening.predict_edited(player, one, intervening.keep)[0]
     after = intervening.predict_edited(player, one, intervening.steer(inner, one, first, alpha))[0]
     board = labels.label(one.games, "relative")[0, int(one.plies[0]) - 1]
     occupied = np.flatnonzero(board != labels.EMPTY)

@@ -103,11 +103,12 @@ def number_states(pairs: Pairs) -> NDArray[np.int64]:
 
 
 def compare_predictions(player: Player, pairs: Pairs, seed: int) -> dict[str, Figure]:
-    """Compare what a model says after two prefixes of one state.
+    """Compare what a model says after the two prefixes of each pair.
 
     Returns:
         `total_variation`, half the sum of the differences of the probabilities of squares, from 0 to 1;
-        `top1_differs`, the share of pairs whose best squares are not the same.
+        `top1_differs`, the share of pairs whose best squares are not the same: where the truth is even over the legal
+        squares, the nearer a model is to it, the more chance has a say in which is best.
     """
     rows, ones = np.arange(len(pairs)), np.ones(len(pairs))
     first, second = (

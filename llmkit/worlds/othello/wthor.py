@@ -20,11 +20,11 @@ BOARD = Board(8)
 
 
 def read_games(path: str | os.PathLike[str]) -> Games:
-    """Read the games of a WTHOR file and replay them.
+    """Read the games of a WTHOR file and replay them; those without a move are left out.
 
     Raises:
         InputError: There is no such file.
-        DamagedError: It is no WTHOR file of a board of 8 rows, or a move is not legal.
+        DamagedError: It is no WTHOR file of a board of 8 rows, holds no moves, or a move is not legal.
     """
     place = Path(path)
     if not place.is_file():
@@ -34,10 +34,14 @@ def read_games(path: str | os.PathLike[str]) -> Games:
     if len(content) != HEADER + number * RECORD or content[12] not in (0, 8):
         raise DamagedError(f"{place} is no WTHOR file of games on 8 by 8 squares")
     records = np.frombuffer(content, np.uint8, offset=HEADER).reshape(number, RECORD)[:, BEGIN:].astype(np.int64)
+    if not records.any():
+        raise DamagedError(f"{place} holds no moves")
     rows, columns = records // 10 - 1, records % 10 - 1
-    if ((records > 0) & ((rows > 7) | (columns < 0) | (columns > 7))).any():
+    is_square = (rows >= 0) & (rows <= 7) & (columns >= 0) & (columns <= 7)
+    if ((records > 0) & ~is_square).any():
         raise DamagedError(f"{place} names a square that is none")
     try:
-        return replay(BOARD, np.where(records > 0, 8 * rows + columns, -1))
+        games = replay(BOARD, np.where(records > 0, 8 * rows + columns, -1))
     except InputError as err:
         raise DamagedError(f"{place}: {err}") from err
+    return games.take(np.flatnonzero(games.lengths > 0))
