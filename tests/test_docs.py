@@ -7,6 +7,8 @@ import shlex
 
 import pytest
 
+from llmkit.worlds.othello.measuring import pick_best
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 PAGES = [README, CHINESE, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -147,12 +149,20 @@ def test_python_of_the_world_gives_the_floor_that_was_kept(name):
 def test_figures_of_the_world_are_those_that_were_kept(name, kept):
     kept = read_kept(kept)
     text = (ROOT / "docs" / "concepts" / name).read_text(encoding="utf-8")
-    best = kept["probes"]["layers"][kept["probes"]["best_layer"]]["linear"]["relative"]
+    _, best = pick_best(kept["probes"], "linear", "relative")
+    _, unturned = pick_best(kept["probes"], "linear", "no_flips")
     moves, edits = kept["moves"]["model"], kept["interventions"]["ways"]["probe"]
-    shares = (moves["top1_legal"], moves["legal_mass"], best["occupied"], best["board"])
+    shares = (moves["top1_legal"], moves["legal_mass"], best["occupied"], best["board"], unturned["occupied"])
     for figure in (*shares, kept["states"]["epsilon_0.01"]["compression"]):
         assert f"| {spell(figure, 100, 1, ' %')} |" in text
-    for figure, places in ((moves["kl"], 3), (edits["error"], 2), (edits["changed"], 2)):
+    varied = kept["states"]["agreement"]["total_variation"]
+    for figure, places in (
+        (moves["kl"], 3),
+        (edits["error"], 2),
+        (edits["gain"], 2),
+        (edits["changed"], 2),
+        (varied, 3),
+    ):
         assert f"| {spell(figure, 1, places)} |" in text
     shown = kept["interventions"]
     for figure in (shown["own_error"], shown["ways"]["null"]["error"]):
