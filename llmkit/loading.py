@@ -124,11 +124,11 @@ def _check_loaded(lm: Loaded, tasks: tuple[str, ...], *, whole: bool) -> Loaded:
     if not whole:
         names = "adapter, tokenizer, dtype, device, revision and kwargs"
         raise InputError(f"a Loaded is whole already; {names} belong to the call that loads it")
-    if lm.model.training:
-        raise InputError(f"{lm.name or 'the model'} is in training mode, where dropout acts; call model.eval() first")
     head = find_head(lm.model)
     if tasks and head is not None and head not in tasks:
         raise InputError(f"{lm.name or 'the model'} has a head for {head}, this call needs one for {tasks[0]}")
+    if lm.model.training:
+        raise InputError(f"{lm.name or 'the model'} is in training mode, where dropout acts; call model.eval() first")
     return lm
 
 
