@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmkit import checking, runfolder
-from llmkit.errors import InputError, LlmkitError
+from llmkit.errors import InputError, LlmkitError, shorten
 from llmkit.locating import Located, locate
 
 logger = logging.getLogger("llmkit")
@@ -127,9 +127,3 @@ def _check_fit(model: Any, name: str, tensors: dict[str, checking.Tensor]) -> No
         )
         if has != needs:
             raise InputError(f"the adapter {name} was made for {has} {what} at {path}, the base has {needs}")
-
-
-def shorten(err: BaseException) -> str:
-    """Take the first line of a library's error, with the next where it ends in a colon; at most 160 characters."""
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [type(err).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:160]

@@ -38,3 +38,9 @@ class DamagedError(RunError):
 
 class HubError(RunError):
     """Says that the hub cannot give a checkpoint."""
+
+
+def shorten(err: BaseException) -> str:
+    """Take the first line of a library's error, with the next where it ends in a colon; at most 160 characters."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [type(err).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:160]

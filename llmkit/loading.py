@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import adapters, checking, runfolder, runtime
-from llmkit.adapters import shorten
-from llmkit.errors import DamagedError, InputError, LlmkitError
+from llmkit.errors import DamagedError, InputError, LlmkitError, shorten
 from llmkit.heads import AUTO_CLASSES, find_head, match_head
 from llmkit.locating import Located, locate
 

@@ -131,14 +131,19 @@ def _from_package(name: str) -> Located:
     return Located(found[0], name)
 
 
+def find_cache(name: str) -> Path:
+    """Find the folder that keeps what was made: $XDG_CACHE_HOME/llmkit/NAME, by default in ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(root, "llmkit", name)
+
+
 def _has_weights(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin"))
 
 
 def _unpack(archive: Path, distribution: str) -> list[Path]:
     """Unpack a zip beside the other caches, once for each version of the file; list the checkpoints in it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmkit" / "packages"
-    target = cache / f"{distribution}-{runfolder.hash_file(archive)[:16]}"
+    target = find_cache("packages") / f"{distribution}-{runfolder.hash_file(archive)[:16]}"
     if not target.is_dir():
         part = target.with_name(f"{target.name}.part-{os.getpid()}")
         try:

@@ -12,6 +12,7 @@ HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate"}
 # open to all.
 GROUPS: dict[str, tuple[int, tuple[str, ...]]] = {
     "L0 checkpoints": (0, ("errors", "defaults", "recipe", "runfolder", "claiming", "locating", "checking")),
+    "L0 encodings": (0, ("errors", "encodings")),
     "L0 windows": (0, ("errors", "windows")),
     "L0 sentences": (0, ("errors", "sentences")),
     "L0 batching": (0, ("errors", "batching")),

@@ -13,6 +13,7 @@ import typer
 
 from llmkit.cli import opening, options, render, rows
 from llmkit.cli.flow import Flow
+from llmkit.encodings import find_codec
 from llmkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _read_context(name: str, encoding: str) -> str:
 def _read_file(path: Path, encoding: str) -> str:
     rows.check_regular(path)
     try:
-        return path.read_bytes().decode(rows.python_name(encoding))
+        return path.read_bytes().decode(find_codec(encoding))
     except UnicodeDecodeError as err:
         raise InputError(f"{path} is not {encoding} (byte {err.start})", hint=rows.suggest_other(encoding)) from None
     except OSError as err:

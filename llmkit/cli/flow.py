@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from llmkit.cli import outputs, render, rows
+from llmkit.encodings import find_codec
 from llmkit.errors import InputError
 
 # Gives each row of an iterator its results, or comes back with the row's error set and none.
@@ -58,7 +59,7 @@ class Flow:
         Raises:
             InputError: An input cannot be read, or the output not be written.
         """
-        rows.python_name(self.encoding)
+        find_codec(self.encoding)
         if self.file is not None and self.text is not None:
             raise InputError("got both TEXT and -f; expected one of them")
         path = Path(self.file) if self.file not in (None, "-") else None

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmkit.cli import render
-from llmkit.cli.rows import DIALECTS, Row, has_plain_lines, kind, python_name
+from llmkit.cli.rows import DIALECTS, Row, kind
+from llmkit.encodings import find_codec, has_plain_lines
 from llmkit.errors import InputError, RunError
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can hold and no encoding
@@ -65,7 +66,7 @@ class Table:
         Raises:
             InputError: It cannot be written there, or not row by row in this encoding.
         """
-        self._encoding = python_name(encoding).removesuffix("-sig")
+        self._encoding = find_codec(encoding).removesuffix("-sig")
         if not has_plain_lines(self._encoding):
             sentence = f"-o cannot be written row by row in {encoding}, which it keeps; expected one such as utf-8"
             raise InputError(sentence, hint="without -o the results are printed, in UTF-8")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from llmkit.encodings import find_codec, has_plain_lines
 from llmkit.errors import InputError
 
 TABLES = (".jsonl", ".csv", ".tsv")
@@ -45,7 +46,7 @@ def read_whole(text: str | None, encoding: str) -> str:
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("nothing to read, got no TEXT; expected TEXT, -f FILE or piped input")
     try:
-        piped = sys.stdin.buffer.read().decode(python_name(encoding))
+        piped = sys.stdin.buffer.read().decode(find_codec(encoding))
     except UnicodeDecodeError as err:
         raise InputError(
             f"the piped input is not {encoding} (byte {err.start})", hint=suggest_other(encoding)
@@ -54,25 +55,6 @@ def read_whole(text: str | None, encoding: str) -> str:
         if piped.endswith(end):
             return piped[: -len(end)]
     return piped
-
-
-def python_name(encoding: str) -> str:
-    """Return the codec for an encoding; utf-8 takes a byte order mark away.
-
-    Raises:
-        InputError: There is no such encoding.
-    """
-    try:
-        name = codecs.lookup(encoding).name
-        "".encode(name)  # a LookupError where it is no encoding of text
-    except (LookupError, ValueError):
-        raise InputError(f"no such encoding, got {encoding!r}; expected one such as utf-8 or gb18030") from None
-    return "utf-8-sig" if name == "utf-8" else name
-
-
-def has_plain_lines(codec: str) -> bool:
-    """Tell whether lines in an encoding end in the byte of a line feed, as in all but UTF-16 and UTF-32."""
-    return "\n".encode(codec.removesuffix("-sig")) == b"\n"
 
 
 def suggest_other(encoding: str) -> str:
@@ -153,7 +135,7 @@ def read_rows(path: Path | None, column: str, encoding: str) -> Iterator[Row]:
         if kind(path) == ".jsonl":
             yield from _read_jsonl(file, column)
         elif kind(path) in DIALECTS:
-            csv.field_size_limit(sys.maxsize)
+            csv.field_size_limit(2**31 - 1)
             for number, record in enumerate(csv.DictReader(file, **DIALECTS[kind(path)]), 1):
                 yield _pick_fields(number, record, column)
         else:
@@ -164,7 +146,7 @@ def _read_input(encoding: str) -> Iterator[Row]:
     """Read the lines of standard input, each decoded alone: one that cannot be costs itself alone."""
     if sys.stdin is None:
         raise InputError("nothing to read, standard input is closed; expected -f FILE or piped input")
-    codec = python_name(encoding)
+    codec = find_codec(encoding)
     if not has_plain_lines(codec):
         sys.stdin.reconfigure(encoding=codec, newline="\n")  # type: ignore[union-attr]
         yield from _read_lines(sys.stdin)
@@ -181,7 +163,7 @@ def _read_input(encoding: str) -> Iterator[Row]:
 
 def _open(path: Path, encoding: str) -> TextIO:
     newline = "" if kind(path) == ".csv" else "\n"
-    return path.open(encoding=python_name(encoding), newline=newline)
+    return path.open(encoding=find_codec(encoding), newline=newline)
 
 
 def _read_lines(file: TextIO) -> Iterator[Row]:

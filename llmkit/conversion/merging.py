@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import checking, runfolder, runtime
-from llmkit.adapters import shorten
-from llmkit.errors import InputError, RunError
+from llmkit.errors import InputError, RunError, shorten
 from llmkit.loading import load
 from llmkit.locating import locate
 

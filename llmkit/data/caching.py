@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from llmkit.data.ledger import Counts
 from llmkit.data.store import VERSION, TokenStore, write_store, writing
 from llmkit.data.tokenizing import Piece, encode_documents, find_end, hash_tokenizer
 from llmkit.errors import DamagedError
+from llmkit.locating import find_cache
 from llmkit.recipe.schema import SourceSpec
 
 logger = logging.getLogger("llmkit")
@@ -62,7 +62,7 @@ def keep_store(
     end = find_end(tokenizer) if end_of_text else None
     whole = {**facts, "version": VERSION, "tokenizer": hash_tokenizer(tokenizer), "end_of_text": end}
     key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-    folder = find_cache() / key[:32]
+    folder = find_cache("tokens") / key[:32]
     store = _open(folder)
     if store is None:
         with locked(folder, name):
@@ -72,12 +72,6 @@ def keep_store(
                 store = write_store(folder, _report(make(counts), counts), tokenizer, counts=counts)
     store.counts.name = name  # the same bytes may lie under another name now
     return store
-
-
-def find_cache() -> Path:
-    """Find the folder that keeps token stores: $XDG_CACHE_HOME/llmkit/tokens, by default in ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(root, "llmkit", "tokens")
 
 
 def _open(folder: Path) -> TokenStore | None:

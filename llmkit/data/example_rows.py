@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from llmkit import runfolder
-from llmkit.data.caching import find_cache, locked
+from llmkit.data.caching import locked
 from llmkit.data.examples import Example
 from llmkit.data.ledger import Counts, ExampleLedger
 from llmkit.data.order import Row
@@ -22,6 +22,7 @@ from llmkit.data.sequences import IGNORED, Encoder
 from llmkit.data.store import writing
 from llmkit.data.tokenizing import hash_tokenizer
 from llmkit.errors import InputError
+from llmkit.locating import find_cache
 
 if TYPE_CHECKING:
     import datasets
@@ -135,7 +136,7 @@ def keep_rows(
         "skip_bad": skip_bad,
     }
     key = hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
-    folder = find_cache() / f"rows-{key[:32]}"
+    folder = find_cache("tokens") / f"rows-{key[:32]}"
     if not _is_whole(folder):
         with locked(folder, name):
             if not _is_whole(folder):

@@ -19,6 +19,7 @@ from typing import IO, Any, TextIO, cast
 
 from llmkit.data import squad
 from llmkit.data.columns import Row, check_columns, pick
+from llmkit.encodings import find_codec
 from llmkit.errors import InputError
 from llmkit.recipe.schema import SourceSpec
 
@@ -109,7 +110,7 @@ def _explaining(path: Path, kind: str, encoding: str) -> Iterator[None]:
 
 def _find_undecodable(path: Path, encoding: str) -> tuple[int, int]:
     """Find the line and the byte in it, both from 1, at which a file cannot be decoded."""
-    decoder = codecs.getincrementaldecoder(_find_codec(encoding))()
+    decoder = codecs.getincrementaldecoder(find_codec(encoding))()
     line, start = 1, 0
     with _open_binary(path) as file:
         while True:
@@ -124,22 +125,12 @@ def _find_undecodable(path: Path, encoding: str) -> tuple[int, int]:
             line, start = (line + 1, 0) if block.endswith(b"\n") else (line, start + len(block))
 
 
-def _find_codec(encoding: str) -> str:
-    """Return the codec for an encoding; utf-8 takes a byte order mark away."""
-    try:
-        name = codecs.lookup(encoding).name
-        "".encode(name)  # a LookupError where it is no encoding of text
-    except (LookupError, ValueError):
-        raise InputError(f"no such encoding, got {encoding!r}; expected one such as utf-8 or gb18030") from None
-    return "utf-8-sig" if name == "utf-8" else name
-
-
 def _open_binary(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def _open_text(path: Path, encoding: str, newline: str | None) -> TextIO:
-    codec = _find_codec(encoding)
+    codec = find_codec(encoding)
     return TextIOWrapper(_open_binary(path), encoding=codec, newline=newline)
 
 

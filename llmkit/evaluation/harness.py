@@ -16,10 +16,9 @@ from typing import Any
 import torch
 
 from llmkit import runtime
-from llmkit.adapters import shorten
 from llmkit.data.order import shuffle_index
 from llmkit.encoding.prompts import is_bert_like, start_token
-from llmkit.errors import InputError, RunError
+from llmkit.errors import InputError, RunError, shorten
 from llmkit.evaluation.suites import Quietly, Suite, TaskName, check_tasks, seeded
 from llmkit.heads import context_length, find_head, unwrap
 from llmkit.loading import Loaded

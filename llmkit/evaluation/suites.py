@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from llmkit import locating, runtime
-from llmkit.adapters import shorten
 from llmkit.data.hub import cache_only
-from llmkit.errors import HubError, InputError, LlmkitError
+from llmkit.errors import HubError, InputError, LlmkitError, shorten
 
 # What datasets reads from files alone; any other dataset_path that is no folder here is looked up on the hub.
 FILE_READERS = {"arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml"}

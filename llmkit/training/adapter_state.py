@@ -133,13 +133,14 @@ def check_state(folder: Path, model: PeftModel) -> dict[str, torch.Tensor]:
     here = {name: p for name, p in model.named_parameters() if p.requires_grad}
     there = {name.removeprefix("trained/"): t for name, t in state.items() if name.startswith("trained/")}
     for name in [*here, *there]:
-        pair = [_describe(there.get(name)), _describe(here.get(name))]
+        pair = [describe(there.get(name)), describe(here.get(name))]
         if pair[0] != pair[1]:
             raise DamagedError(f"{folder} is of another adapter: {name} is {pair[0]} there, expected {pair[1]}")
     return state
 
 
-def _describe(tensor: torch.Tensor | None) -> str:
+def describe(tensor: torch.Tensor | None) -> str:
+    """Say what a tensor is, for an error: its type and shape."""
     return "missing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 

@@ -24,8 +24,8 @@ from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from llmkit import runtime
-from llmkit.adapters import TASK_TYPES, shorten
-from llmkit.errors import InputError
+from llmkit.adapters import TASK_TYPES
+from llmkit.errors import InputError, shorten
 from llmkit.training import adapter_state
 from llmkit.training.objectives import LABELS
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import get_scheduler
 
-from llmkit.errors import InputError
+from llmkit.errors import InputError, shorten
 from llmkit.recipe.schema import OptimSpec, ScheduleSpec
 
 # what a recipe states outside of optim.kwargs, or what the loop decides
@@ -82,7 +82,7 @@ def make_optimizer(spec: OptimSpec, model: torch.nn.Module) -> torch.optim.Optim
     try:
         return kind([g for g in groups if g["params"]], lr=spec.lr, **arguments)
     except (TypeError, ValueError, RuntimeError) as err:
-        raise InputError(f"optim: torch.optim.{spec.name} refuses its arguments: {_first_line(err)}") from err
+        raise InputError(f"optim: torch.optim.{spec.name} refuses its arguments: {shorten(err)}") from err
 
 
 def make_schedule(spec: ScheduleSpec, optimizer: torch.optim.Optimizer, num_steps: int) -> Any:
@@ -102,7 +102,7 @@ def make_schedule(spec: ScheduleSpec, optimizer: torch.optim.Optimizer, num_step
             scheduler_specific_kwargs=dict(spec.kwargs),
         )
     except (TypeError, ValueError) as err:
-        raise InputError(f"schedule: get_scheduler refuses {spec.name!r}: {_first_line(err)}") from err
+        raise InputError(f"schedule: get_scheduler refuses {spec.name!r}: {shorten(err)}") from err
 
 
 def set_step(schedule: Any, step: int) -> None:
@@ -126,15 +126,11 @@ def check_optim(spec: OptimSpec, schedule: ScheduleSpec, num_steps: int) -> None
     try:
         rates = [float(made.lr_lambdas[0](step)) for step in (0, num_steps // 2, num_steps)]
     except (TypeError, ValueError, ZeroDivisionError) as err:
-        raise InputError(f"schedule: {schedule.name!r} cannot be computed: {_first_line(err)}") from err
+        raise InputError(f"schedule: {schedule.name!r} cannot be computed: {shorten(err)}") from err
     if not all(map(math.isfinite, rates)):
         raise InputError(f"schedule: {schedule.name!r} gives a rate that is not finite")
     try:
         model(torch.ones(1, 1)).sum().backward()
         optimizer.step()
     except (TypeError, ValueError, RuntimeError, AssertionError) as err:
-        raise InputError(f"optim: torch.optim.{spec.name} cannot take a step: {_first_line(err)}") from err
-
-
-def _first_line(err: Exception) -> str:
-    return (str(err).splitlines() or [type(err).__name__])[0][:160]
+        raise InputError(f"optim: torch.optim.{spec.name} cannot take a step: {shorten(err)}") from err

@@ -244,15 +244,11 @@ def _read_weights(folder: Path, model: Any) -> dict[str, torch.Tensor]:
         stored = read.state_dict()
     expected = model.state_dict()
     for name in [*expected, *stored]:
-        here, there = _describe(expected.get(name)), _describe(stored.get(name))
+        here, there = adapter_state.describe(expected.get(name)), adapter_state.describe(stored.get(name))
         if here != there:
             raise DamagedError(f"{folder} is of another model: {name} is {there} there, expected {here}")
     weights: dict[str, torch.Tensor] = stored
     return weights
-
-
-def _describe(tensor: torch.Tensor | None) -> str:
-    return "missing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _gather_optimizer(
@@ -265,8 +261,7 @@ def _gather_optimizer(
         for key, value in entries.items():
             name = f"{names[id(parameter)]}/{key}"
             if isinstance(value, torch.Tensor):
-                whole = value.full_tensor() if isinstance(value, DTensor) else value
-                tensors[name] = whole.detach().cpu().contiguous()
+                tensors[name] = adapter_state.whole(value)
             else:
                 values[name] = value
     groups = [{**group, "params": [names[id(p)] for p in group["params"]]} for group in optimizer.param_groups]

@@ -20,6 +20,7 @@ from llmkit.data.order import MixedRows, ShuffledRows
 from llmkit.data.store import TokenStore, write_store
 from llmkit.data.streaming import StreamedRows
 from llmkit.errors import InputError
+from llmkit.locating import find_cache
 from llmkit.recipe.schema import DataSpec
 
 TOKENIZER = byte_level_tokenizer()
@@ -711,10 +712,10 @@ def test_fingerprint_does_not_depend_on_where_the_data_lie(write):
 
 
 def test_stores_lie_where_the_user_keeps_caches(monkeypatch, tmp_path):
-    assert caching.find_cache() == tmp_path / "cache" / "llmkit" / "tokens"
+    assert find_cache("tokens") == tmp_path / "cache" / "llmkit" / "tokens"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert caching.find_cache() == pathlib.Path("/home/someone/.cache/llmkit/tokens")
+    assert find_cache("tokens") == pathlib.Path("/home/someone/.cache/llmkit/tokens")
 
 
 def test_chinese_text_goes_through_whole(write):
