@@ -18,9 +18,9 @@ from llmkit.data.preparing import Prepared
 from llmkit.data.sources import is_shards
 from llmkit.encoding.prompts import encode_prompt
 from llmkit.errors import InputError
-from llmkit.heads import context_length
+from llmkit.heads import context_length, unwrap
 from llmkit.recipe.reading import read_recipe
-from llmkit.recipe.rules import list_metrics, predicts_documents
+from llmkit.recipe.rules import VALUES, list_metrics, predicts_documents
 from llmkit.recipe.schema import Recipe
 from llmkit.scoring import sees_ahead
 from llmkit.training import adapting, feeding, models, optim
@@ -253,11 +253,25 @@ def _settle(recipe: Recipe, model: Any, tokenizer: Any, num_processes: int) -> t
             "micro_batch_size": _settle_micro(recipe, num_processes),
             "mixed_precision": recipe.train.mixed_precision or ("no" if precise else "bf16"),
         },
-        "eval": {"metrics": list(list_metrics(recipe))},
+        "eval": {"metrics": _settle_metrics(recipe, model)},
     }
     for section, values in settled.items():
         recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=values)})
     return recipe, isolation
+
+
+def _settle_metrics(recipe: Recipe, model: Any) -> list[str]:
+    """List what an evaluation computes; a classifier's config may say that it gives values, which only have a loss."""
+    if recipe.objective != "classification":
+        return list(list_metrics(recipe))
+    problem = unwrap(model).config.problem_type
+    spec = recipe.model.model_copy(update={"problem_type": problem})
+    metrics = list(list_metrics(recipe.model_copy(update={"model": spec})))
+    others = [name for name in (*metrics, recipe.eval.best_metric) if name != "loss"] if problem in VALUES else []
+    if others:
+        key = "eval.metrics" if others[0] in metrics else "eval.best_metric"
+        refuse(recipe, [f"{key}: {others[0]} cannot be computed for {problem}, as the model has it; expected loss"])
+    return metrics
 
 
 def _find_isolation(recipe: Recipe, model: Any) -> Any:

@@ -15,6 +15,7 @@ from small_runs import read_curve
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import llmkit
+from llmkit.runfolder import read_metrics
 from llmkit.training.objectives import OBJECTIVES
 
 PARTS = {"train": {"micro_batch_size": 2}}
@@ -190,3 +191,16 @@ def test_classifier_needs_a_token_to_pad_with(tmp_path):
     recipe["model"] = {"config": GPT2, "tokenizer": str(tmp_path / "words"), "labels": ["bad", "good"]}
     with pytest.raises(llmkit.InputError, match=r"has no token for padding or the end of text, which a classifier"):
         llmkit.train(recipe)
+
+
+def test_model_whose_config_says_that_it_gives_values_has_a_loss_alone(tmp_path):
+    values = {"model": {"config": {"problem_type": "regression"}, "labels": ["warmth"]}, "data": {"eval_rows": 8}}
+    recipe = objective_recipe("classification", tmp_path, **values)
+    run = llmkit.train(recipe)
+    (last,) = [row for row in read_metrics(run.path / "metrics.jsonl") if "eval_loss" in row]
+    assert {key for key in last if key.startswith("eval_")} == {"eval_loss"}
+    for key, value in (("metrics", ["loss", "accuracy"]), ("best_metric", "accuracy")):
+        with pytest.raises(
+            llmkit.InputError, match=rf"eval\.{key}: accuracy cannot be computed for regression, as the "
+        ):
+            llmkit.build({**recipe, "eval": {key: value}})
