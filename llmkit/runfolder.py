@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,7 @@ def publish(target: Path, fill: Callable[[Path], None], disk: Disk = DISK) -> No
         disk.make_folder(made)
         disk.fill(made, fill)
         files = {p.relative_to(made).as_posix(): p for p in sorted(made.rglob("*")) if p.is_file()}
+        open_to_others(files.values())
         for path in files.values():
             disk.sync(path)
         entries = {name: {"size": p.stat().st_size, "sha256": hash_file(p)} for name, p in files.items()}
@@ -202,6 +203,14 @@ def publish(target: Path, fill: Callable[[Path], None], disk: Disk = DISK) -> No
         with contextlib.suppress(OSError):
             _mend(target, disk)
         raise
+
+
+def open_to_others(files: Iterable[Path]) -> None:
+    """Give files the mode that a new one has here: safetensors 0.8 keeps what it writes to the owner."""
+    mask = os.umask(0o077)  # there is no way to read it alone
+    os.umask(mask)
+    for path in files:
+        path.chmod(0o666 & ~mask)
 
 
 def _mend(target: Path, disk: Disk) -> None:

@@ -40,6 +40,7 @@ def resolve_device(name: str) -> "torch.device":
     """
     import torch
 
+    name = str(name)  # of a torch.device too
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
     kind, _, index = name.partition(":")
@@ -68,6 +69,7 @@ def resolve_dtype(name: str, device: "torch.device") -> "torch.dtype | None":
     """
     import torch
 
+    name = str(name).removeprefix("torch.")  # of a torch.dtype too
     if name == "auto":
         return torch.float32 if device.type == "cpu" else None
     if name not in DTYPES:

@@ -71,6 +71,13 @@ def test_load_refuses_to_change_a_loaded(loaded, option):
     assert str(caught.value) == f"a Loaded is whole already; {names} belong to the call that loads it"
 
 
+def test_load_refuses_what_is_no_name(loaded):
+    lm = loaded("gpt2")
+    with pytest.raises(InputError, match=r"^expected the name of a checkpoint, got tuple$") as caught:
+        load((lm.model, lm.tokenizer))
+    assert caught.value.hint == "llmkit.Loaded(model, tokenizer) holds both"
+
+
 def test_load_refuses_a_loaded_that_would_drop_out(loaded):
     lm = loaded("gpt2")
     lm.model.train()

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 
 import pytest
 
@@ -240,6 +241,21 @@ def test_make_folders_takes_what_another_process_makes_at_the_same_time_if_it_is
 
 def fill_old(folder):
     (folder / "a").write_bytes(b"old")
+
+
+def test_what_is_published_can_be_read_by_others(tmp_path):
+    def fill_alone(folder):
+        fill(folder)
+        (folder / "model.safetensors").chmod(0o600)  # as safetensors 0.8 leaves it
+
+    before = os.umask(0o027)
+    try:
+        runfolder.publish(tmp_path / "final", fill_alone)
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "final").rglob("*") if p.is_file()}
+    assert modes == {0o640}
 
 
 def test_publish_replaces_what_is_there(tmp_path):

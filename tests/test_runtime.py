@@ -95,6 +95,11 @@ def test_resolve_dtype_takes_the_name_of_torch(name):
     assert runtime.resolve_dtype(name, CPU) is getattr(torch, name)
 
 
+def test_what_torch_calls_them_serves_too():
+    assert runtime.resolve_dtype(torch.bfloat16, CPU) is torch.bfloat16
+    assert runtime.resolve_device(CPU) == CPU
+
+
 @pytest.mark.parametrize("name", ["int8", "float64", "fp16", "", "nn"])
 def test_resolve_dtype_refuses_another_name(name):
     assert refuse(runtime.resolve_dtype, name, CPU) == (

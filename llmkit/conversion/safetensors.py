@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llmkit import checking, runtime
+from llmkit import checking, runfolder, runtime
 from llmkit.errors import DamagedError, InputError, RunError
 from llmkit.locating import Located, locate
 
@@ -52,6 +52,7 @@ def export_safetensors(checkpoint: str, out: Path, *, offline: bool = False) -> 
             _convert_pickled(found, bins, part)
         else:
             _save_gguf(checkpoint, part, offline)
+        runfolder.open_to_others(part.iterdir())
         part.rename(out)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -104,7 +104,8 @@ def _label(plan: Plan, lm: Loaded, progress: Progress) -> Outcome:
     names = job.method.labels
     if len(names) < 2:
         raise InputError(f"{lm.name or 'the model'} has one label, {names[0]}; expected two or more for an accuracy")
-    meant = {label: find_label(label, names, where) for label, where in plan.survey.labels.items()}
+    order = plan.labels or names  # that of the numbers in the data; a classifier may have its own
+    meant = {label: names.index(order[find_label(label, order, where)]) for label, where in plan.survey.labels.items()}
     if plan.examples is None:  # those of a training were looked at before it began
         note_missing_classes(set(meant.values()), names, "evaluate on")
     rows: list[Row] = []

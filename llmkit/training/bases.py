@@ -10,10 +10,9 @@ from pathlib import Path
 from llmkit import checking, runtime
 from llmkit.conversion.safetensors import COPIED
 from llmkit.loading import load
-from llmkit.locating import Located, locate
+from llmkit.locating import OURS, Located, locate
 from llmkit.runfolder import naming_full_disk, publish
 
-EMBEDDED = ("builtin/", "package:")  # names that plain peft would look up on a hub
 NOT_COPIED = ("manifest.json", "adapter_config.json")
 
 
@@ -47,11 +46,11 @@ def find_base(name: str, run: Path, revision: str | None = None) -> Base:
     found = locate(name, revision=revision)
     sha256 = checking.hash_weights(found.path)
     is_file = found.path.suffix == ".gguf"
-    if name.startswith(EMBEDDED) or is_file:
+    if name.startswith(OURS) or is_file:
         copy = run / "base"
         if not copy.is_dir():
             _copy(found, copy)
-        given = name if name.startswith(EMBEDDED) else str(found.path.resolve())
+        given = name if name.startswith(OURS) else str(found.path.resolve())
         facts = {"base": given, "base_sha256": sha256}
         if is_file:
             facts["base_copy_sha256"] = checking.hash_weights(copy)

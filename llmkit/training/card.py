@@ -13,9 +13,10 @@ from llmkit.data import hub
 from llmkit.data.preparing import HeldOut
 from llmkit.decoding.text import Pieces
 from llmkit.loading import Loaded, load
+from llmkit.locating import OURS
 from llmkit.recipe.rules import predicts_documents
 from llmkit.tasks.generation import generate_batch
-from llmkit.training import bases, estimating, measuring
+from llmkit.training import estimating, measuring
 from llmkit.training.session import Session
 
 SEEDS = (1, 2, 3)  # of the samples
@@ -75,7 +76,7 @@ def _write_head(s: Session) -> str:
     data = ModelCardData(
         model_name=recipe.name,
         library_name="transformers" if recipe.adapter is None else "peft",
-        base_model=base if hub.is_hub_id(base) and not base.startswith(bases.EMBEDDED) else None,
+        base_model=base if hub.is_hub_id(base) and not base.startswith(OURS) else None,
         datasets=[path for path in paths if path and hub.is_hub_id(path)] or None,
         language=[str(code) for code in languages] if isinstance(languages, list) else None,
         pipeline_tag=task,

@@ -123,6 +123,17 @@ def test_labels_count_from_zero_in_the_order_given(loaded, tmp_path):
     assert sum(scores) == pytest.approx(1)
 
 
+def test_numbers_count_in_the_order_given_for_a_classifier_too(classifier, tmp_path):
+    """Its own order is negative, positive."""
+    rows = [{"text": text, "label": i % 3 // 2} for i, text in enumerate(sentences(9))]
+    data = write(tmp_path / "a.jsonl", rows)
+    scores = [
+        llmkit.evaluate(classifier, on="sentiment", data=data, labels=labels).metrics["accuracy"]
+        for labels in (None, ["negative", "positive"], ["positive", "negative"])
+    ]
+    assert scores[0] == scores[1] == pytest.approx(1 - scores[2])
+
+
 def test_class_that_the_data_lack_is_noted(classifier, tmp_path, notes):
     rows = [{"text": text, "label": 0} for text in sentences(6)]
     llmkit.evaluate(classifier, on="sentiment", data=write(tmp_path / "a.jsonl", rows))

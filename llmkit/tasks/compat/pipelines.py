@@ -3,15 +3,16 @@
 import importlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from llmkit import runtime
+from llmkit import runfolder, runtime
 from llmkit.defaults import default_checkpoint
 from llmkit.errors import InputError
 from llmkit.loading import Loaded, load, load_tokenizer
-from llmkit.locating import locate
+from llmkit.locating import OURS, locate
 from llmkit.tasks.compat.languages import read_pair
 from llmkit.tasks.compat.question_answering import QuestionAnsweringPipeline
 from llmkit.tasks.compat.text2text import Text2TextPipeline
@@ -81,10 +82,13 @@ def pipeline(
 
 
 def _theirs(task: str | None, given: Mapping[str, object]) -> Any:
-    """Call transformers.pipeline with what was given; a Loaded stands for its model and tokenizer."""
+    """Call transformers.pipeline with what was given; a Loaded, or a name of ours, stands for model and tokenizer."""
     defaults = {"use_fast": True, "dtype": "auto"}
     arguments = {name: value for name, value in given.items() if value is not None and value != defaults.get(name)}
-    if isinstance(lm := arguments.get("model"), Loaded):
+    lm = arguments.get("model")
+    if isinstance(lm, str) and (lm.startswith(OURS) or runfolder.is_run(Path(lm))):
+        lm = load(lm)
+    if isinstance(lm, Loaded):
         arguments = {"tokenizer": lm.tokenizer, **arguments, "model": lm.model}
     if arguments.get("framework") == "pt":
         del arguments["framework"]

@@ -4,17 +4,20 @@ import copy
 import math
 import pathlib
 import re
+import shutil
 import types
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from compat_cases import MBART, MIXED, context, plain
 from compat_checkpoints import CHINESE, ENGLISH, MAKERS, SOURCES
 from transformers import GenerationConfig
 
 import llmkit
 from llmkit import InputError, Loaded
+from llmkit.locating import BUILTIN
 from llmkit.tasks.compat import pipelines
 from llmkit.tasks.compat.spans import Choice, Tally, Window
 
@@ -549,3 +552,18 @@ def test_page_has_the_same_headings_and_blocks_in_both_languages():
     levels = [re.findall(r"^(#+) ", text, re.MULTILINE) for text in texts]
     assert levels[0] == levels[1]
     assert blocks(PAGES[0]) == blocks(PAGES[1])
+
+
+def test_tasks_of_transformers_take_the_names_of_llmkit(monkeypatch, tmp_path):
+    found = []
+    monkeypatch.setattr(transformers, "pipeline", lambda task, **given: found.append((task, given)))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").touch()
+    shutil.copytree(BUILTIN / "tiny", tmp_path / "run" / "final")
+    for name in ("builtin/tiny", str(tmp_path / "run")):
+        llmkit.pipeline("text-generation", model=name)
+        task, given = found.pop()
+        assert (task, given["model"].config.model_type) == ("text-generation", "gpt2")
+        assert given["tokenizer"]("the sea")["input_ids"]
+    llmkit.pipeline("text-generation", model="someone/model")
+    assert found == [("text-generation", {"model": "someone/model"})]
