@@ -4,6 +4,7 @@ import codecs
 import csv
 import difflib
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,10 +95,14 @@ def check_file(path: Path, column: str, encoding: str) -> int:
         raise InputError(f"{path} cannot be read: {err.strerror}") from None
     columns = read_header(path, encoding) if kind(path) in TABLES else [column]
     if columns and column not in columns:
+        other = next((mark for mark in (";", "\t") if len(columns) == 1 and mark in columns[0]), None)
+        if other is not None and kind(path) == ".csv":
+            name = "tabs" if other == "\t" else "semicolons"
+            raise InputError(f"the columns of {path} are separated by {name}; expected commas, as in a .csv")
         close = [c for c in columns if c.strip().lower() == column.lower()] or difflib.get_close_matches(
             column, columns, 1
         )
-        hint = f"--column {close[0]}" if close else "--column names another"
+        hint = f"--column {shlex.quote(close[0])}" if close else "--column names another"
         raise InputError(f"column {column!r} is not in {path}, which has: {', '.join(columns)}", hint=hint)
     try:
         rows = sum(1 for _ in read_rows(path, column, encoding))

@@ -275,5 +275,8 @@ def _choose(
     if wanted is None or (hypothesis is None and set(wanted) == set(own.labels)):
         return own
     if entailment is None:
-        raise InputError(f"{name} has the labels {', '.join(own.labels)}, got {', '.join(wanted)}")
+        raise InputError(
+            f"{name} has the labels {', '.join(own.labels)}, got {', '.join(wanted)}",
+            hint="for others -m names a language model, or a model of entailment (in Python: model=)",
+        )
     return ByEntailment(lm, wanted, hypothesis or HYPOTHESIS, entailment)

@@ -181,7 +181,8 @@ def test_sentiment_refuses_labels_that_a_head_does_not_have(llmkit_cli, checkpoi
     assert (code, out, err) == (
         2,
         "",
-        f"llmkit: error: {folder} has the labels negative, neutral, positive, got a, b\n",
+        f"llmkit: error: {folder} has the labels negative, neutral, positive, got a, b\n"
+        "hint: for others -m names a language model, or a model of entailment (in Python: model=)\n",
     )
 
 

@@ -316,3 +316,20 @@ def test_an_encoding_that_is_none_of_texts_is_a_sentence(label, encoding):
 def test_a_table_that_cannot_be_named_is_not_begun(tmp_path):
     with pytest.raises(InputError):
         Table(tmp_path / "no" / "x.csv", encoding="utf-8", overwrite=False, columns=[])
+
+
+@pytest.mark.parametrize(
+    ("header", "column", "sentence"),
+    [
+        ("id;text", "text", "the columns of in.csv are separated by semicolons; expected commas, as in a .csv"),
+        ("id\ttext", "text", "the columns of in.csv are separated by tabs; expected commas, as in a .csv"),
+        (
+            "id,a text;b",
+            "a text",
+            "column 'a text' is not in in.csv, which has: id, a text;b\nhint: --column 'a text;b'",
+        ),
+    ],
+)
+def test_a_table_of_another_separator_is_told(label, tmp_path, header, column, sentence):
+    write(tmp_path / "in.csv", f"{header}\n1,2\n")
+    assert label("-f", "in.csv", "--column", column) == (2, "", f"llmkit: error: {sentence}\n")
