@@ -83,6 +83,13 @@ def is_in_free(path: Path) -> bool:
     return any(is_free(path[:n]) for n in range(1, len(path)))
 
 
+def is_known(path: Path) -> bool:
+    """Tell whether a path is that of a key of a recipe, of an item, or lies inside a mapping of free keys."""
+    if not path or isinstance(path[-1], int) or is_in_free(path):
+        return True
+    return path[-1] in find(path[:-1]).get("properties", {})
+
+
 def list_keys(path: Path = ()) -> list[str]:
     """List the keys of a section; () is the recipe itself."""
     return list(find(path).get("properties", {}))
@@ -121,6 +128,9 @@ def describe(part: dict[str, Any], *, bounds: bool = True) -> str:
 def explain_unknown(path: Path, key: str) -> tuple[str, list[Path]]:
     """Say which key is meant by one that is unknown; the paths of what is meant come with the sentence."""
     meant: list[Path] = []
+    name, colon, value = key.replace("：", ":").partition(":")
+    if colon:  # YAML takes `lr:1e-2` for a key without a value
+        return f"a key ends in a colon and a space, as in {name.strip()}: {value.strip() or '...'}", meant
     keys = list_keys(path)
     near = nearest(key, keys)
     homes = [section for section in list_sections() if key in list_keys((section,)) and (section,) != path]

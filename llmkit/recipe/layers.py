@@ -51,7 +51,7 @@ def lay(base: Node | None, layer: Node, path: Path = ()) -> Node | None:
         path: Where in the recipe both stand.
     """
     if layer.taken_back or (layer.value is None and not keys.is_in_free(path)):
-        return None
+        return None if keys.is_known(path) else Node(None, layer.place)  # which is refused, as with any other value
     if isinstance(layer.value, list):
         items = [lay(None, item, (*path, i)) or item for i, item in enumerate(layer.value)]
         return Node(items, layer.place)

@@ -124,6 +124,15 @@ SENTENCES = {
         change("a.jsonl", "a.jsonl\n  masking: {probability: 1.0}"),
         "r.yaml:8: data.masking.probability: expected a number above 0 and below 1, got 1.0",
     ),
+    "no value and a slip": (more("optim:\n  lrr:\n"), "r.yaml:11: optim: unknown key 'lrr'; did you mean 'lr'?"),
+    "no space after a colon": (
+        more("optim: {lr:1e-2}\n"),
+        "r.yaml:10: optim: unknown key 'lr:1e-2'; a key ends in a colon and a space, as in lr: 1e-2",
+    ),
+    "a full-width colon": (
+        more("eval: {every_steps：5}\n"),
+        "r.yaml:10: eval: unknown key 'every_steps：5'; a key ends in a colon and a space, as in every_steps: 5",
+    ),
     "nan": (more("optim: {lr: .nan}\n"), "r.yaml:10: optim.lr: expected a finite number above 0, got nan"),
     "inf": (more("optim: {lr: .inf}\n"), "r.yaml:10: optim.lr: expected a finite number above 0, got inf"),
     "share": (
