@@ -172,7 +172,7 @@ def _measure_probes(
         line: Json = {"layer": layer, **probes.add(split, ASKED, seed)}
         mine, dealt = (probes.layers[layer]["linear"][kind] for kind in ("relative", "shuffled"))
         line["selectivity"] = probing.find_selectivity(mine, dealt, split.test, seed)
-        split = _gather(untrained, games, layer, mask, {kind: asked[kind] for kind in ("relative", "absolute")})
+        split = _gather(untrained, games, layer, mask, {kind: asked[kind] for kind in BARE["linear"]})
         line["untrained"] = bare.add(split, BARE, seed)
         layers.append(line)
         right = line["linear"]["relative"]["occupied"]
