@@ -6,6 +6,7 @@ torch is imported inside the functions, so that a call is checked and a checkpoi
 import contextlib
 import hashlib
 import importlib.metadata
+import numbers
 import os
 import platform
 import re
@@ -91,9 +92,9 @@ def check_seed(seed: int | None) -> int:
     """
     if seed is None:
         return draw_seed()
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed <= MAX_SEED:
         raise InputError(f"seed out of range, got {seed!r}; expected a whole number from 0 to 2**63 - 1")
-    return seed
+    return int(seed)  # numpy's stay out of results
 
 
 def mix_seed(*parts: int) -> int:

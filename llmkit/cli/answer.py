@@ -13,7 +13,6 @@ import typer
 
 from llmkit.cli import opening, options, render, rows
 from llmkit.cli.flow import Flow
-from llmkit.encodings import find_codec
 from llmkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -157,11 +156,10 @@ def _read_context(name: str, encoding: str) -> str:
 def _read_file(path: Path, encoding: str) -> str:
     rows.check_regular(path)
     try:
-        return path.read_bytes().decode(find_codec(encoding))
-    except UnicodeDecodeError as err:
-        raise InputError(f"{path} is not {encoding} (byte {err.start})", hint=rows.suggest_other(encoding)) from None
+        content = path.read_bytes()
     except OSError as err:
         raise InputError(f"{path} cannot be read: {err.strerror}") from None
+    return rows.decode(content, encoding, str(path))
 
 
 def _open_job(model: str | None, settings: Settings, **loading: Any) -> Job:

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from llmkit.tasks.generation import Job
 
 System = Annotated[str | None, typer.Option("--system", help="What the assistant is told before the conversation.")]
+Question = Annotated[
+    str | None, typer.Argument(metavar="[TEXT]", show_default=False, help="The question; else it is piped, or asked.")
+]
+Encoding = Annotated[str, typer.Option("--encoding", help="The encoding of piped input.")]
 
 
 def chat(
-    text: options.Text = None,
+    text: Question = None,
     model: options.Model = None,
     adapter: options.Adapter = None,
     system: System = None,
@@ -33,7 +37,7 @@ def chat(
     dtype: options.Dtype = "auto",
     tokenizer: options.Tokenizer = None,
     offline: options.Offline = False,
-    encoding: options.Encoding = "utf-8",
+    encoding: Encoding = "utf-8",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

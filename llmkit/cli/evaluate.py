@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmkit.evaluation.comparing import Comparison
     from llmkit.evaluation.evaluating import Evaluation
     from llmkit.evaluation.harness import HarnessResult
+    from llmkit.evaluation.keys import DataKeys
     from llmkit.evaluation.own import Own
     from llmkit.evaluation.planning import Plan
     from llmkit.loading import Loaded
@@ -113,14 +114,12 @@ def evaluate(
         _refuse({"--against": against})
         found = _run_harness(checkpoint, harness, loading, num_examples, seed, quiet=quiet)
         return render.write((render.to_json(found) if as_json else str(found)) + "\n")
-    if on is None:
-        raise InputError("nothing to measure, got neither --on nor --harness; expected one of them")
-    from llmkit.evaluation.keys import find_task, read_keys
     from llmkit.evaluation.planning import make_plan
 
+    on, given = _read_call(on, data, keys or [])
     plan = make_plan(
         on,
-        read_keys(data, find_task(on), keys or []),
+        given,
         max_examples=num_examples,
         seed=seed,
         src_lang=src_lang,
@@ -134,6 +133,16 @@ def evaluate(
     result = _measure(plan, opens, own, quiet=quiet)
     render.NOTES.show()
     _write(result, output, overwrite=overwrite, as_json=as_json)
+
+
+def _read_call(on: str | None, data: Path | None, keys: list[str]) -> tuple[str, DataKeys]:
+    """Read what is to be measured, and on what."""
+    from llmkit.evaluation.keys import TASKS, find_task, read_keys
+
+    if on is None:
+        hint = f"--on takes {', '.join(TASKS)}"
+        raise InputError("nothing to measure, got neither --on nor --harness; expected one of them", hint=hint)
+    return on, read_keys(data, find_task(on), keys)
 
 
 def _write(result: Evaluation | Comparison, output: Path | None, *, overwrite: bool, as_json: bool) -> None:

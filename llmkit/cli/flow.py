@@ -19,6 +19,7 @@ from llmkit.errors import InputError
 Answers = Callable[[Iterator[rows.Row]], Iterator[tuple[rows.Row, list[Any]]]]
 # Arguments that leave the results as they are, or name where they go.
 INDIFFERENT = {"output", "overwrite", "quiet", "debug", "batch_size", "device", "offline"}
+PATH_LENGTH = 256  # characters of a text that may be meant for the name of a file
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Flow:
         path = Path(self.file) if self.file not in (None, "-") else None
         total = rows.check_file(path, self.column, self.encoding) if path is not None else None
         whole = rows.read_whole(self.text, self.encoding) if self.file is None else None
+        if self.text is not None and len(self.text) < PATH_LENGTH and os.path.isfile(self.text):
+            render.note(f"{self.text!r} itself is the text; -f reads the file of this name")
         return OpenFlow(self, path, total, whole, self._open_table(path) if self.output is not None else None)
 
     def _open_table(self, path: Path | None) -> outputs.Table:
@@ -74,7 +77,8 @@ class Flow:
         header = rows.read_header(path, self.encoding) if path is not None else ["text"]
         taken = [name for name in self.columns if name in header and rows.kind(self.output) in rows.TABLES]
         if taken:
-            raise InputError(f"{path} has a column {taken[0]!r} already, which would be added")
+            hint = "another name in the file keeps it; -o NAME.txt takes the results alone"
+            raise InputError(f"{path} has a column {taken[0]!r} already, which would be added", hint=hint)
         return outputs.Table(
             self.output,
             encoding=self.encoding,

@@ -115,7 +115,6 @@ def answer_rows(
                     encoded[i] = job.encode(row.value)
                 except InputError as err:
                     chunk[i] = rows.Row(row.number, None, row.record, str(err))
-        results = job.run(list(encoded.values()), num_samples=num_samples, batch_size=batch_size)
-        found = {i: results[n * num_samples : (n + 1) * num_samples] for n, i in enumerate(encoded)}
+        results = job.run_in_order(list(encoded.values()), num_samples=num_samples, batch_size=batch_size)
         for i, row in enumerate(chunk):
-            yield row, found.get(i, [])
+            yield row, list(itertools.islice(results, num_samples if i in encoded else 0))

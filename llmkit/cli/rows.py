@@ -1,19 +1,19 @@
 """Inputs, one a row: lines of text, or the column of a .jsonl, .csv or .tsv file, read lazily."""
 
-import codecs
 import csv
 import difflib
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from llmkit.encodings import find_codec, has_plain_lines
+from llmkit.encodings import NONE, find_codec, find_other, has_plain_lines
 from llmkit.errors import InputError
 
+BLOCK = 2**20  # bytes
 TABLES = (".jsonl", ".csv", ".tsv")
 DIALECTS: dict[str, dict[str, Any]] = {
     ".csv": {"strict": True},
@@ -46,21 +46,29 @@ def read_whole(text: str | None, encoding: str) -> str:
         return text
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("nothing to read, got no TEXT; expected TEXT, -f FILE or piped input")
-    try:
-        piped = sys.stdin.buffer.read().decode(find_codec(encoding))
-    except UnicodeDecodeError as err:
-        raise InputError(
-            f"the piped input is not {encoding} (byte {err.start})", hint=suggest_other(encoding)
-        ) from None
+    piped = decode(sys.stdin.buffer.read(), encoding, "the piped input")
     for end in ("\r\n", "\n"):
         if piped.endswith(end):
             return piped[: -len(end)]
     return piped
 
 
-def suggest_other(encoding: str) -> str:
-    """Suggest the encoding that a text is likely in when it is not in this one."""
-    return "--encoding gb18030" if codecs.lookup(encoding).name == "utf-8" else "--encoding utf-8"
+def decode(content: bytes, encoding: str, name: str) -> str:
+    """Decode a whole text.
+
+    Raises:
+        InputError: It is not in this encoding.
+    """
+    try:
+        return content.decode(find_codec(encoding))
+    except UnicodeDecodeError as err:
+        hint = _suggest_other([content], encoding)
+        raise InputError(f"{name} is not {encoding} (byte {err.start})", hint=hint) from None
+
+
+def _suggest_other(blocks: Iterable[bytes], encoding: str) -> str:
+    other = find_other(blocks, encoding)
+    return NONE if other is None else f"--encoding {other}"
 
 
 def check_regular(path: Path) -> None:
@@ -88,17 +96,20 @@ def check_file(path: Path, column: str, encoding: str) -> int:
             for line, _ in enumerate(file, 1):  # noqa: B007 — the last number is wanted after the loop
                 pass
     except UnicodeDecodeError as err:
-        raise InputError(
-            f"{path} is not {encoding}, from about line {line + 1}: {err.reason}", hint=suggest_other(encoding)
-        ) from None
+        with path.open("rb") as raw:
+            hint = _suggest_other(iter(lambda: raw.read(BLOCK), b""), encoding)
+        raise InputError(f"{path} is not {encoding}, from about line {line + 1}: {err.reason}", hint=hint) from None
+    except UnicodeError:  # utf-16 and utf-32 alone, which begin with a mark of the order of their bytes
+        hint = f"--encoding {encoding}-le needs none"
+        raise InputError(f"{path}: {encoding} begins with a byte order mark, and this does not", hint=hint) from None
     except OSError as err:
         raise InputError(f"{path} cannot be read: {err.strerror}") from None
     columns = read_header(path, encoding) if kind(path) in TABLES else [column]
     if columns and column not in columns:
-        other = next((mark for mark in (";", "\t") if len(columns) == 1 and mark in columns[0]), None)
-        if other is not None and kind(path) == ".csv":
-            name = "tabs" if other == "\t" else "semicolons"
-            raise InputError(f"the columns of {path} are separated by {name}; expected commas, as in a .csv")
+        if kind(path) in DIALECTS:
+            from llmkit.data.columns import check_separator
+
+            check_separator(columns, [column], str(path), of_tsv=kind(path) == ".tsv")
         close = [c for c in columns if c.strip().lower() == column.lower()] or difflib.get_close_matches(
             column, columns, 1
         )

@@ -133,7 +133,7 @@ def translate_rows(job: Job, source: Iterator[rows.Row], count: Count) -> Iterat
         for i, row in enumerate(chunk):
             if row.error is None and not isinstance(row.value, str):
                 chunk[i] = rows.Row(row.number, None, row.record, f"expected a text, got {type(row.value).__name__}")
-        found = iter(job.run([row.value for row in chunk if row.error is None]))
+        found = job.stream([row.value for row in chunk if row.error is None])
         for row in chunk:
             results = [next(found)] if row.error is None else []
             for result in results:

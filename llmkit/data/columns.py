@@ -1,7 +1,7 @@
 """The columns of a record that are wanted, and what to say where one is not there."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from llmkit.errors import InputError
@@ -15,6 +15,9 @@ TYPES = {
     dict: "an object",
     bytes: "binary data",
 }
+
+
+SEPARATORS = {";": "semicolons", ",": "commas", "\t": "tabs", "|": "bars", "\uff0c": "full-width commas"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,26 @@ def _step(record: Mapping[str, object], key: str, column: str, where: str, *, st
     return value
 
 
+def check_dataset(dataset: object) -> Iterable[object]:
+    """Check that an object is a data set: a datasets.Dataset, or any iterable of mappings; return it.
+
+    Raises:
+        InputError: It is another.
+    """
+    wanted = "expected a data set or an iterable of mappings"
+    if isinstance(dataset, Mapping):
+        splits = ", ".join(map(str, dataset))[:80]
+        raise InputError(f"expected one data set, got a {type(dataset).__name__} of: {splits}")
+    if isinstance(dataset, str | bytes) or not isinstance(dataset, Iterable):
+        raise InputError(f"{wanted}, got {describe(dataset)}")
+    if hasattr(dataset, "to_dict") and hasattr(dataset, "columns"):  # pandas', whose items are names of columns
+        hint = "datasets.Dataset.from_pandas(frame) makes a data set of it"
+        raise InputError(f"{wanted}, got a {type(dataset).__name__}", hint=hint)
+    if isinstance(dataset, list | tuple) and dataset and isinstance(dataset[0], str):
+        raise InputError(f"{wanted}, got texts", hint="[{'text': text} for text in texts] makes such mappings")
+    return dataset
+
+
 def describe(value: object) -> str:
     """Name the type of a value in the words of a data file."""
     return "text" if isinstance(value, str) else TYPES.get(type(value), type(value).__name__)
@@ -96,6 +119,20 @@ def check_columns(columns: list[str], column: str, where: str, *, key: str = "te
     close = close or difflib.get_close_matches(column, columns, 1)
     hint = f"data.{key}: {close[0]}" if close else f"data.{key}: NAME takes another"
     raise InputError(f"{where}: column {column!r} not in {_list_columns(columns)}", hint=hint)
+
+
+def check_separator(columns: list[str], wanted: Iterable[str], where: str, *, of_tsv: bool = False) -> None:
+    """Check that the header of a .csv or .tsv is not one name that holds the separators of several.
+
+    Raises:
+        InputError: It is, and none of the columns that are wanted.
+    """
+    if len(columns) != 1 or columns[0] in wanted:
+        return
+    found = next((name for mark, name in SEPARATORS.items() if mark in columns[0]), None)
+    if found is not None:
+        expected = "tabs, as in a .tsv" if of_tsv else "commas, as in a .csv"
+        raise InputError(f"the columns of {where} are separated by {found}; expected {expected}")
 
 
 def _list_columns(columns: list[str]) -> str:

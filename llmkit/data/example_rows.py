@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from llmkit import runfolder
 from llmkit.data.caching import locked
-from llmkit.data.examples import Example
+from llmkit.data.examples import Example, Labelled, Pair
 from llmkit.data.ledger import Counts, ExampleLedger
 from llmkit.data.order import Row
 from llmkit.data.rows import describe_long
@@ -27,7 +27,7 @@ from llmkit.locating import find_cache
 if TYPE_CHECKING:
     import datasets
 
-VERSION = 2  # of what encoding makes of the same examples; part of the key
+VERSION = 3  # of what encoding makes of the same examples; part of the key
 # Special tokens by their role, which tokenizer.json does not state: they end a text, part it, and say "no answer".
 ROLES = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "pad_token_id", "unk_token_id")
 BATCH = 1000  # rows that are written at a time
@@ -149,7 +149,8 @@ def keep_rows(
         ways = "cut|split|drop" if encoder.kind == "label" else "cut|drop"
         raise InputError(describe_long(num_long, stored["counts"]["documents"], limit, longest, key=states, ways=ways))
     if not stored["rows"]:
-        raise InputError(f"0 rows in {name}")
+        first = stored["counts"]["problem"]
+        raise InputError(f"0 rows in {name}" + (f"; the first that was left out: {first}" if first else ""))
     import datasets
 
     dataset = datasets.Dataset.from_file(str(folder / "rows.arrow"))
@@ -181,12 +182,16 @@ def _encode(
     examples: Iterable[Example], encoder: Encoder, counts: Counts, long: list[tuple[str, int]], *, skip_bad: bool
 ) -> Iterator[tuple[int, str, Row]]:
     for number, example in enumerate(examples):
+        if is_empty(example):
+            counts.empty += 1
+            counts.documents -= 1
+            continue
         try:
             encoded = encoder.encode(example)
-        except InputError:
+        except InputError as err:
             if not skip_bad:
                 raise
-            counts.bad_rows += 1
+            counts.skip(err)
             counts.documents -= 1
             continue
         if encoded.long is not None:
@@ -195,6 +200,12 @@ def _encode(
         for row in encoded.rows:
             counts.tokens += len(row["input_ids"])
             yield number, example.where, row
+
+
+def is_empty(example: Example) -> bool:
+    """Tell whether an example lacks a text that it cannot be trained on without: white space is none."""
+    texts = {Pair: ("source", "target"), Labelled: ("text",)}.get(type(example), ())
+    return not all(getattr(example, name).strip() for name in texts)
 
 
 def _write_arrow(path: Path, rows: Iterator[tuple[int, str, Row]]) -> int:

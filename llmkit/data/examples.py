@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmkit.data import hub
-from llmkit.data.columns import Row, describe, pick
+from llmkit.data.columns import Row, check_dataset, describe, pick
 from llmkit.data.formats import find_tops, read_columns, read_rows
 from llmkit.data.ledger import Counts
 from llmkit.data.sources import OnBad, list_files
@@ -110,15 +110,14 @@ def read_dataset(
     Raises:
         InputError: It is neither, lacks a column, or a row is no example.
     """
-    if isinstance(dataset, Mapping | str | bytes) or not isinstance(dataset, Iterable):
-        raise InputError(f"expected a data set or an iterable of mappings, got {describe(dataset)}")
+    records = check_dataset(dataset)
     columns = list_columns(spec, kind)
     names = getattr(dataset, "column_names", None)
     if isinstance(names, list):
         find_tops(names, columns, counts.name)
     rows = (
         pick(record, columns, f"{counts.name} row {number}", strict=number == 1)
-        for number, record in enumerate(dataset, 1)
+        for number, record in enumerate(records, 1)
     )
     return _make_examples(rows, spec, kind, on_bad, counts)
 
@@ -148,10 +147,10 @@ def _make_examples(
                 raise InputError(f"{row.where}: {row.error}")
             assert isinstance(row.value, tuple)
             example = MAKERS[kind](row.where, spec, row.value)
-        except InputError:
+        except InputError as err:
             if on_bad == "error":
                 raise
-            counts.bad_rows += 1
+            counts.skip(err)
             continue
         counts.documents += 1
         counts.num_bytes += sum(len(replace_surrogates(v).encode()) for v in row.value if isinstance(v, str))

@@ -17,9 +17,9 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
+from llmkit import encodings
 from llmkit.data import squad
-from llmkit.data.columns import Row, check_columns, pick
-from llmkit.encodings import find_codec
+from llmkit.data.columns import Row, check_columns, check_separator, pick
 from llmkit.errors import InputError
 from llmkit.recipe.schema import SourceSpec
 
@@ -91,11 +91,10 @@ def _explaining(path: Path, kind: str, encoding: str) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError:
-        other = "utf-8" if codecs.lookup(encoding).name != "utf-8" else "gb18030"
-        with _open_binary(path) as file:
-            other = "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else other
+        other = encodings.find_other(_read_blocks(path), encoding)
         line, byte = _find_undecodable(path, encoding)
-        raise InputError(f"{path} line {line} byte {byte}: not {encoding}", hint=f"data.encoding: {other}") from None
+        hint = encodings.NONE if other is None else f"data.encoding: {other}"
+        raise InputError(f"{path} line {line} byte {byte}: not {encoding}", hint=hint) from None
     except UnicodeError:  # utf-16 and utf-32 alone, which begin with a mark of the order of their bytes
         hint = f"data.encoding: {encoding}-le needs none"
         raise InputError(f"{path}: {encoding} begins with a byte order mark, and this does not", hint=hint) from None
@@ -108,9 +107,16 @@ def _explaining(path: Path, kind: str, encoding: str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read: {err.strerror}") from None
 
 
+def _read_blocks(path: Path) -> Iterator[bytes]:
+    """Read a file as far as it can be read."""
+    with contextlib.suppress(EOFError, OSError, zlib.error), _open_binary(path) as file:
+        while block := file.read(BLOCK):
+            yield block
+
+
 def _find_undecodable(path: Path, encoding: str) -> tuple[int, int]:
     """Find the line and the byte in it, both from 1, at which a file cannot be decoded."""
-    decoder = codecs.getincrementaldecoder(find_codec(encoding))()
+    decoder = codecs.getincrementaldecoder(encodings.find_codec(encoding))()
     line, start = 1, 0
     with _open_binary(path) as file:
         while True:
@@ -130,7 +136,7 @@ def _open_binary(path: Path) -> IO[bytes]:
 
 
 def _open_text(path: Path, encoding: str, newline: str | None) -> TextIO:
-    codec = find_codec(encoding)
+    codec = encodings.find_codec(encoding)
     return TextIOWrapper(_open_binary(path), encoding=codec, newline=newline)
 
 
@@ -302,6 +308,7 @@ def _read_fields(
     header = list(names) if names else next(records, None)
     if header is None:
         return
+    check_separator(header, columns.values(), str(path), of_tsv=find_kind(path) == "tsv")
     for key, column in columns.items():
         check_columns(header, column, str(path), key=key)
     indices = [header.index(column) for column in columns.values()]

@@ -10,7 +10,8 @@ class Counts:
 
     `documents` were read and hold text after cleaning, `num_bytes` are their UTF-8 bytes; `dropped` counts documents by
     the rule that emptied them, `empty` those that held nothing before, `bad_rows` rows without text that were skipped,
-    `surrogates` documents in which a lone surrogate was replaced; `tokens` are those written, end-of-text included.
+    `problem` what was wrong with the first of them, `surrogates` documents in which a lone surrogate was replaced;
+    `tokens` are those written, end-of-text included.
     """
 
     name: str
@@ -21,6 +22,12 @@ class Counts:
     empty: int = 0
     bad_rows: int = 0
     surrogates: int = 0
+    problem: str = ""
+
+    def skip(self, problem: Exception) -> None:
+        """Count one row that is no example."""
+        self.bad_rows += 1
+        self.problem = self.problem or str(problem)
 
     def drop(self, rule: str) -> None:
         """Count one document that a rule emptied."""
@@ -114,8 +121,8 @@ class ExampleLedger:
         name = counts.name + (f", {self.passes:.2f} passes an epoch" if self.passes is not None else "")
         parts = [f"{counts.documents:,} read"]
         parts += [f"{number:,} dropped: {rule}" for rule, number in counts.dropped.items() if number]
-        if counts.bad_rows:
-            parts.append(f"{counts.bad_rows:,} bad rows skipped")
+        rest = (("without text", counts.empty), ("bad rows skipped", counts.bad_rows))
+        parts += [f"{number:,} {what}" for what, number in rest if number]
         rows = []
         if self.num_rows:
             rows.append(f"{self.num_rows:,} trained on ({self.num_tokens:,} tokens, {self.trained_on:,} targets)")

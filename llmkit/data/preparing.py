@@ -101,7 +101,8 @@ class Layout:
         if len(rows) == 0:
             dropped = f"; {rows.num_dropped:,} exceed {self.max_length:,} tokens" if rows.num_dropped else ""
             number = len(rows.documents)
-            raise InputError(f"0 rows in {name}: none of its {number:,} examples gives two tokens{dropped}")
+            bad = f"; the first that was left out: {store.counts.problem}" if store.counts.problem else ""
+            raise InputError(f"0 rows in {name}: none of its {number:,} examples gives two tokens{dropped}{bad}")
         return rows
 
     def stream(self, stream: Stream, seed: int) -> StreamedRows:

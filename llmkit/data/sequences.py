@@ -125,12 +125,16 @@ class PairEncoder:
     kind: Kind = "pair"
 
     def __post_init__(self) -> None:
-        """Check that a row can hold a token of the source beside what stands around it.
+        """Check that a row can hold a token of the source, and of the target, beside what stands around it.
 
         Raises:
             InputError: It cannot.
         """
         _check_max_length(self.max_length, num_special=len(self.direction.encode(self.tokenizer, "")))
+        least = 1 + len(self.direction.encode_target(self.tokenizer, ""))
+        if self.max_target_length < least:
+            got = f"got {self.max_target_length}; expected {least} or more"
+            raise InputError(f"data.max_target_length: a target needs a token and what stands around it, {got}")
 
     @property
     def facts(self) -> Mapping[str, object]:
@@ -216,14 +220,21 @@ class LabelEncoder:
         if self.problem_type == "multi_label_classification":
             if isinstance(example.label, str):  # of a table without lists
                 given = tuple(name for name in (part.strip() for part in example.label.split(",")) if name)
-            chosen = {find_label(label, self.labels, example.where) for label in given}
+            chosen = {self._find_label(example.where, label) for label in given}
             return np.array([float(i in chosen) for i in range(len(self.labels))], np.float32)
         if len(given) != 1:
             raise InputError(
                 f"{example.where}: got {len(given)} labels; expected one",
                 hint="model.problem_type: multi_label_classification takes several",
             )
-        return np.array(find_label(given[0], self.labels, example.where), np.int64)
+        return np.array(self._find_label(example.where, given[0]), np.int64)
+
+    def _find_label(self, where: str, label: Label) -> int:
+        try:
+            return find_label(label, self.labels, where)
+        except InputError as err:
+            hint = f"model.labels names all labels of the data, as in model.labels=[{str(label)[:40]}, ...]"
+            raise InputError(str(err), hint=hint) from None
 
     @staticmethod
     def _to_value(where: str, label: Label) -> float:

@@ -10,14 +10,14 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from llmkit.data import hub
 from llmkit.data.cleaning import clean
-from llmkit.data.columns import Row, check_columns, describe, pick
+from llmkit.data.columns import Row, check_columns, check_dataset, describe, pick
 from llmkit.data.formats import READERS, TEXT, check_regular, find_kind, read_rows, unwrap
 from llmkit.data.ledger import Counts
 from llmkit.encoding.prompts import replace_surrogates
@@ -74,17 +74,13 @@ def read_dataset(
     Raises:
         InputError: It is neither, lacks the column, or a row holds no text.
     """
-    if isinstance(dataset, Mapping):
-        splits = ", ".join(map(str, dataset))[:80]
-        raise InputError(f"expected one data set, got a {type(dataset).__name__} of: {splits}")
-    if isinstance(dataset, str | bytes) or not isinstance(dataset, Iterable):
-        raise InputError(f"expected a data set or an iterable of mappings, got {describe(dataset)}")
+    records = check_dataset(dataset)
     columns = getattr(dataset, "column_names", None)
     if isinstance(columns, list) and text_column not in columns:
         check_columns(columns, text_column.partition(".")[0], counts.name)
     rows = (
         pick(record, {TEXT: text_column}, f"{counts.name} row {number}", strict=number == 1)
-        for number, record in enumerate(dataset, 1)
+        for number, record in enumerate(records, 1)
     )
     yield from _to_documents(unwrap(rows), clean or CleanSpec(), on_bad, counts)
 
@@ -101,6 +97,7 @@ def _to_documents(rows: Iterable[Row], spec: CleanSpec, on_bad: OnBad, counts: C
             if on_bad == "error":
                 raise InputError(f"{row.where}: {problem}", hint="data.on_bad: skip leaves such rows out")
             bad = True
+            counts.problem = counts.problem or f"{row.where}: {problem}"
         try:
             text.encode()
         except UnicodeEncodeError:

@@ -101,7 +101,8 @@ def evaluate(
     Args:
         checkpoint: Its name, or a Loaded.
         on: The task; sentiment is a classification too.
-        data: A file, glob or folder; or the keys of a recipe's section data, as {"path": ..., "label_column": ...}.
+        data: A file, glob or folder; the keys of a recipe's section data, as {"path": ..., "label_column": ...}; or
+            rows, a datasets.Dataset or a list of mappings, whose columns have the names that are read unasked.
         metrics: Metrics of the evaluate package beside ours, each by the path of its folder or .py file, or by its id
             on the hub. Their modules are code that runs on this machine: name only those that you trust. They take
             texts, of an answer the list of right ones as reference, and of labels their numbers. One that fails at
@@ -167,5 +168,5 @@ def _describe(plan: Plan, outcome: Outcome) -> Evaluation:
         confusion=outcome.confusion,
         rows=outcome.rows,
         checkpoint=outcome.checkpoint,
-        data=str(plan.keys.path or plan.keys.source_path or ""),
+        data=plan.keys.title,
     )

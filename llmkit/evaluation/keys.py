@@ -2,12 +2,13 @@
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 
+from llmkit.data.columns import check_dataset
 from llmkit.errors import InputError
 from llmkit.recipe.explaining import refuse
 from llmkit.recipe.layers import list_leaves, read_overrides
@@ -29,7 +30,7 @@ COLUMNS: Mapping[Task, tuple[str, ...]] = {
     "translation": ("source_column", "target_column"),
     "question-answering": ("question_column", "context_column", "answers_column"),
     "classification": ("text_column", "label_column"),
-    "generation": ("prompt_column", "completion_column"),
+    "generation": ("prompt_column", "completion_column", "template"),
     "perplexity": ("text_column", "sample_by", "max_length", "stride"),
 }
 PARALLEL = ("source_path", "target_path")
@@ -41,7 +42,9 @@ FORMS = {
 
 
 class DataKeys(Section):
-    """The data of an evaluation."""
+    """The data of an evaluation: what names them, or the user's own data set as an object."""
+
+    _dataset: object = PrivateAttr(default=None)
 
     path: Text | None = Field(
         default=None, description="A file, glob or folder: csv, tsv, jsonl, json, parquet, arrow; of texts txt too."
@@ -57,6 +60,9 @@ class DataKeys(Section):
     answers_column: Text = Field(default="answers", description="Column that holds the right answers.")
     prompt_column: Text = Field(default="prompt", description="Column that holds a prompt, a text or a conversation.")
     completion_column: Text = Field(default="completion", description="Column that holds what it is answered by.")
+    template: Text | None = Field(
+        default=None, description="The prompt, with {COLUMN} for the text of a column, in the place of prompt_column."
+    )
     sample_by: Literal["line", "paragraph", "document"] = Field(
         default="document", description="What a document is in a txt file."
     )
@@ -67,8 +73,18 @@ class DataKeys(Section):
     source_path: Text | None = Field(default=None, description="Text to translate, a line each; with target_path.")
     target_path: Text | None = Field(default=None, description="Their translations, a line each.")
 
+    @property
+    def dataset(self) -> object:
+        """The user's own data set, in the place of files."""
+        return self._dataset
 
-Data = str | os.PathLike[str] | Mapping[str, object] | DataKeys
+    @property
+    def title(self) -> str:
+        """What the data are called."""
+        return str(self.path or self.source_path or "the data set")
+
+
+Data = str | os.PathLike[str] | Mapping[str, object] | Iterable[Mapping[str, object]] | DataKeys
 
 
 def find_task(name: str) -> Task:
@@ -88,7 +104,7 @@ def read_keys(data: Data | None, task: Task, arguments: Sequence[str] = ()) -> D
     """Read what names the data, and check that all of it can act.
 
     Args:
-        data: A path, or the keys of a recipe's section data, path among them.
+        data: A path, the keys of a recipe's section data, path among them, or the user's own rows.
         task: The task that reads them.
         arguments: Keys of the command line, as "data.label_column=stars".
 
@@ -96,7 +112,13 @@ def read_keys(data: Data | None, task: Task, arguments: Sequence[str] = ()) -> D
         InputError: A key is unknown, has no such value or cannot act; all problems at once.
     """
     if isinstance(data, DataKeys):
-        return _check(data, task)
+        return data if data.dataset is not None else _check(data, task)
+    if data is not None and not isinstance(data, str | os.PathLike | Mapping):
+        keys = DataKeys()
+        keys._dataset = check_dataset(data)
+        if isinstance(data, Iterator):
+            raise InputError(f"a {type(data).__name__} can be read once, rows are read twice", hint="give a list of it")
+        return keys
     given = dict(data) if isinstance(data, Mapping) else {} if data is None else {"path": data}
     tree, problems = read_overrides({f"data.{key}": value for key, value in given.items()})
     above, more = read_overrides(arguments)
@@ -133,6 +155,8 @@ def _check(keys: DataKeys, task: Task) -> DataKeys:
     parallel = [name for name in PARALLEL if getattr(keys, name) is not None]
     for name in sorted(keys.model_fields_set - acting):
         raise InputError(f"data.{name} cannot act with {task}; expected {', '.join(COLUMNS[task])}")
+    if {"prompt_column", "template"} <= keys.model_fields_set:
+        raise InputError("got data.prompt_column beside data.template; expected one of the two")
     if len(parallel) == 1:
         raise InputError(f"got data.{parallel[0]} alone; expected data.source_path and data.target_path")
     if parallel and keys.path is not None:

@@ -1,5 +1,6 @@
 """How the rows of each task are answered, and what is kept of each answer."""
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from llmkit import metrics
 from llmkit.data.examples import Completion, Example, Labelled, Pair, Question, Text
 from llmkit.data.sequences import find_label, note_missing_classes
 from llmkit.encoding import pairs
+from llmkit.encoding.prompts import ask
 from llmkit.errors import InputError
 from llmkit.evaluation.keys import Task
 from llmkit.evaluation.outcomes import Outcome, Row, count_labels, sum_answers, sum_labels
@@ -23,6 +25,8 @@ from llmkit.heads import find_head
 from llmkit.loading import Loaded
 from llmkit.tasks import answering, classification, generation, translation
 from llmkit.tasks.asking import Settings
+
+logger = logging.getLogger("llmkit")
 
 # How the verbs name one of many inputs in an error.
 NUMBERED = re.compile(r"[a-z]+ (\d+): (.*)", re.DOTALL)
@@ -125,6 +129,11 @@ def _label(plan: Plan, lm: Loaded, progress: Progress) -> Outcome:
 
 def _continue(plan: Plan, lm: Loaded, progress: Progress) -> Outcome:
     """Continue prompts as generate does at temperature 0."""
+    trained_with = (lm.facts or {}).get("template")
+    if isinstance(trained_with, str) and plan.keys.template is None and plan.examples is None:
+        logger.info(
+            f"{lm.name or 'the model'} was trained with data.template={trained_with!r}, and is asked without it"
+        )
     job = generation.prepare(lm, {"temperature": 0.0, "max_new_tokens": plan.max_new_tokens})
     for chunk in plan.chunks(Completion, lambda done: None):  # a prompt that does not fit is told before any work
         for row in chunk:
@@ -141,7 +150,8 @@ def _continue(plan: Plan, lm: Loaded, progress: Progress) -> Outcome:
 
 
 def _encode(job: generation.Job, row: Completion) -> list[generation.Start]:
-    return [job.encode(row.prompt)]
+    given = row.prompt
+    return [job.encode(ask(job.lm.tokenizer, given) if row.is_turn and isinstance(given, str) else given)]
 
 
 def _judge(plan: Plan, lm: Loaded, progress: Progress) -> Outcome:

@@ -13,7 +13,7 @@ from llmkit.evaluation.keys import Data, DataKeys, Task, find_task, read_keys
 from llmkit.evaluation.reading import read_examples
 from llmkit.metrics import Definition
 from llmkit.runtime import check_seed
-from llmkit.tasks.sampling import MAX_NEW_TOKENS, check_count, check_settings
+from llmkit.tasks.sampling import MAX_NEW_TOKENS, check_count, check_names, check_settings
 
 # task -> the rows that are answered at a time: enough to fill batches, few enough to see progress
 CHUNKS: Mapping[Task, int] = {
@@ -134,9 +134,7 @@ def make_plan(on: str, data: Data, **choices: Unpack[Choices]) -> Plan:
 
     Arguments and errors are those of evaluate.
     """
-    unknown = sorted(set(choices) - set(Choices.__annotations__))
-    if unknown:
-        raise TypeError(f"no such setting: {unknown[0]}; expected {', '.join(Choices.__annotations__)}")
+    check_names(choices, Choices)
     task = find_task(on)
     keys = read_keys(data, task)
     max_examples, seed = choices.get("max_examples"), choices.get("seed", 0)
@@ -144,10 +142,10 @@ def make_plan(on: str, data: Data, **choices: Unpack[Choices]) -> Plan:
     labels, max_new_tokens = choices.get("labels"), choices.get("max_new_tokens")
     if max_examples is not None:
         check_count("max_examples", max_examples)
-    check_seed(seed)
+    seed = check_seed(seed)
     check_settings({"max_new_tokens": max_new_tokens})
     _check_options(task, src_lang=src_lang, tgt_lang=tgt_lang, labels=labels, max_new_tokens=max_new_tokens)
-    survey = survey_rows(read_examples(keys, task), str(keys.path or keys.source_path))
+    survey = survey_rows(read_examples(keys, task), keys.title)
     chosen = None
     if max_examples is not None and max_examples < survey.num_rows:
         chosen = frozenset(shuffle_index(i, survey.num_rows, seed) for i in range(max_examples))

@@ -11,7 +11,7 @@ from llmkit.data.columns import describe
 from llmkit.data.examples import Example, Kind, Labelled, Text
 from llmkit.data.formats import find_kind
 from llmkit.data.ledger import Counts
-from llmkit.data.sources import list_files, read_documents
+from llmkit.data.sources import list_files, read_dataset, read_documents
 from llmkit.errors import InputError
 from llmkit.evaluation.keys import DataKeys, Task
 from llmkit.recipe.schema import SourceSpec
@@ -31,27 +31,37 @@ def read_examples(keys: DataKeys, task: Task) -> Iterator[Example]:
     Raises:
         InputError: A file is missing or not what its name says, a column is missing, or a row is not an example.
     """
-    spec = SourceSpec.model_validate(keys.model_dump(exclude_none=True, exclude=set(OWN)))
+    aside = {*OWN, "prompt_column"} if keys.template is not None else {*OWN}
+    spec = SourceSpec.model_validate(keys.model_dump(exclude_none=True, exclude=aside))
     if task == "perplexity":
-        yield from _read_texts(spec)
+        yield from _read_texts(spec, keys)
         return
-    if keys.source_path is None:
+    if keys.source_path is None and keys.dataset is None:
         for path in list_files(str(keys.path)):
             _check_columns(path, task)
     try:
-        for example in examples.read_examples(spec, KINDS[task]):
+        for example in _read_rows(spec, keys, KINDS[task]):
             if isinstance(example, Labelled) and not isinstance(example.label, str | int):
                 found = describe(list(example.label) if isinstance(example.label, tuple) else example.label)
                 raise InputError(f"{example.where}: expected text or a whole number as label, got {found}")
             yield example
     except InputError as err:
-        raise InputError(str(err), hint=_as_argument(err.hint), details=err.details) from err
+        hint = _as_argument(err.hint) if keys.dataset is None else None  # whose columns no key can name
+        raise InputError(str(err), hint=hint, details=err.details) from err
 
 
-def _read_texts(spec: SourceSpec) -> Iterator[Text]:
+def _read_rows(spec: SourceSpec, keys: DataKeys, kind: Kind) -> Iterator[Example]:
+    if keys.dataset is not None:
+        return examples.read_dataset(keys.dataset, spec, kind, counts=Counts(keys.title))
+    return examples.read_examples(spec, kind)
+
+
+def _read_texts(spec: SourceSpec, keys: DataKeys) -> Iterator[Text]:
     """Read whole documents."""
     parts: list[str] = []
-    for document in read_documents(spec, counts=Counts(str(spec.path))):
+    counts, given = Counts(keys.title), keys.dataset
+    own = None if given is None else read_dataset(given, text_column=spec.text_column, counts=counts)
+    for document in read_documents(spec, counts=counts) if own is None else own:
         parts.append(document.text)
         if document.ends:
             yield Text(document.where, "".join(parts))

@@ -13,6 +13,7 @@ from llmkit.tasks.asking import Asking, Contexts, Settings, Source
 from llmkit.tasks.extracted_answers import Extractor, Question
 from llmkit.tasks.generated_answers import Prompted, Writer
 from llmkit.tasks.results import Answer
+from llmkit.tasks.sampling import check_names
 
 TASKS = ("question-answering", "generation")  # the heads that can answer
 
@@ -45,6 +46,7 @@ def answer(
     """
     _check_question("question", question)
     _check_contexts("context", context)
+    check_names(settings, Asking)
     job = prepare(model, Settings(**settings))
     return job.run([job.ask(question, job.read(context))])[0]
 
@@ -73,6 +75,7 @@ def answer_batch(
     for i, question in enumerate(questions):
         _check_question(f"question {i}", question)
     pairs = list(zip(questions, _spread(contexts, len(questions)), strict=True))
+    check_names(settings, Asking)
     job = prepare(model, Settings(**settings))
     return job.run_pairs(pairs)
 

@@ -15,7 +15,7 @@ from llmkit.heads import find_head
 from llmkit.loading import Checkpoint, Loaded, load
 from llmkit.tasks.labelling import ByEntailment, ByHead, ByPrompt, Method, Window, check_hypothesis, find_entailment
 from llmkit.tasks.results import Classification
-from llmkit.tasks.sampling import check_count
+from llmkit.tasks.sampling import check_count, check_names
 
 TASKS = ("classification", "generation")  # the heads that can label a text
 SENTIMENT = ("negative", "positive")  # where the checkpoint brings no labels of its own
@@ -61,6 +61,7 @@ def classify(text: str, *, model: Checkpoint | None = None, **settings: Unpack[L
     """
     if not isinstance(text, str):
         raise TypeError(f"the text must be a str, got {type(text).__name__}")
+    check_names(settings, Labelling)
     return prepare(model, **settings).answer([text])[0]
 
 
@@ -76,6 +77,7 @@ def classify_batch(
         InputError: As for classify.
     """
     _check_texts(texts)
+    check_names(settings, Labelling)
     return prepare(model, **settings).answer(texts)
 
 
@@ -86,6 +88,7 @@ def sentiment(text: str, *, model: Checkpoint | None = None, **settings: Unpack[
     """
     if not isinstance(text, str):
         raise TypeError(f"the text must be a str, got {type(text).__name__}")
+    check_names(settings, Labelling)
     return prepare(model, fallback=SENTIMENT, **settings).answer([text])[0]
 
 
@@ -97,6 +100,7 @@ def sentiment_batch(
     Arguments and errors are those of classify_batch.
     """
     _check_texts(texts)
+    check_names(settings, Labelling)
     return prepare(model, fallback=SENTIMENT, **settings).answer(texts)
 
 

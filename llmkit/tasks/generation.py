@@ -45,6 +45,8 @@ def stream(prompt: Prompt, *, model: Checkpoint | None = None, **settings: Unpac
 
     Arguments and errors are those of generate; they are checked before the first piece. `.result` is the Generation.
     """
+    if isinstance(prompt, Sequence) and not isinstance(prompt, str) and any(isinstance(p, str) for p in prompt):
+        raise TypeError("the prompt must be a text or a conversation, got a list of texts; generate_batch takes those")
     job = prepare(model, settings)
     return TextStream(job, job.encode(prompt))
 
@@ -166,9 +168,21 @@ class Job:
 
     def run(self, starts: Sequence[Start], *, num_samples: int = 1, batch_size: int = 16) -> list[Generation]:
         """Continue encoded prompts; `num_samples` results for each, prompt by prompt."""
+        return list(self.run_in_order(starts, num_samples=num_samples, batch_size=batch_size))
+
+    def run_in_order(
+        self, starts: Sequence[Start], *, num_samples: int = 1, batch_size: int = 16
+    ) -> Iterator[Generation]:
+        """Continue encoded prompts; each result comes as soon as it and all before it are there."""
         requests = [self._request(start, i) for start in starts for i in range(num_samples)]
-        results = {i: piece for i, piece in self._pieces(requests, batch_size) if isinstance(piece, Generation)}
-        return [results[i] for i in range(len(requests))]
+        waiting: dict[int, Generation] = {}
+        following = 0
+        for i, piece in self._pieces(requests, batch_size):
+            if isinstance(piece, Generation):
+                waiting[i] = piece
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
 
     def stream(self, start: Start) -> Iterator[str | Generation]:
         """Continue one prompt: its pieces, then the Generation."""

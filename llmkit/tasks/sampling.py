@@ -1,7 +1,8 @@
 """The settings of generation and their ranges; nothing here needs torch."""
 
+import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from llmkit import runtime
@@ -48,6 +49,34 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
+# What is asked for under another name, or of another function.
+ELSEWHERE = {
+    "to": "tgt_lang",
+    "from_lang": "src_lang",
+    "max_tokens": "max_new_tokens",
+    "do_sample": "temperature",
+    "num_samples": "llmkit.generate_batch(prompts, num_samples=...)",
+} | {
+    name: f"llmkit.load(name, {name}=...)"
+    for name in ("device", "dtype", "adapter", "tokenizer", "revision", "offline", "quantization")
+}
+
+
+def check_names(settings: Mapping[str, object], kind: type) -> None:
+    """Check that the names of settings are those of a TypedDict.
+
+    Raises:
+        TypeError: One is not.
+    """
+    known = sorted(kind.__annotations__)
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        other = ELSEWHERE.get(unknown[0], "")
+        near = [other] if other in known or "(" in other else difflib.get_close_matches(unknown[0], known, n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise TypeError(f"no such setting: {unknown[0]}; expected {', '.join(known)}{meant}")
+
+
 def _whole(value: float) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -70,9 +99,7 @@ def check_settings(settings: Sampling) -> None:
         InputError: A value is out of range, or config is given beside what it replaces.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    unknown = sorted(set(settings) - set(Sampling.__annotations__))
-    if unknown:
-        raise TypeError(f"no such setting: {unknown[0]}; expected {', '.join(sorted(Sampling.__annotations__))}")
+    check_names(settings, Sampling)
     for name, (good, expected) in RANGES.items():
         value = given.get(name)
         if value is not None and not (isinstance(value, int | float) and not isinstance(value, bool) and good(value)):

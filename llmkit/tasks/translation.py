@@ -17,7 +17,7 @@ from llmkit.loading import Checkpoint, Loaded, load
 from llmkit.tasks import searching, suspecting
 from llmkit.tasks.prompting import Prompter
 from llmkit.tasks.results import Translation
-from llmkit.tasks.sampling import check_count, check_settings
+from llmkit.tasks.sampling import check_count, check_names, check_settings
 from llmkit.tasks.searching import Draft, Searcher
 
 logger = logging.getLogger("llmkit")
@@ -66,6 +66,7 @@ def translate(text: str, *, model: Checkpoint | None = None, **settings: Unpack[
     """
     if not isinstance(text, str):
         raise TypeError(f"the text must be a str, got {type(text).__name__}")
+    check_names(settings, Translating)
     return prepare(model, **settings).run([text])[0]
 
 
@@ -81,6 +82,7 @@ def translate_batch(
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"text {i} must be a str, got {type(text).__name__}")
+    check_names(settings, Translating)
     return prepare(model, **settings).run(texts)
 
 

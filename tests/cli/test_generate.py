@@ -64,7 +64,7 @@ def test_generate_escapes_line_breaks_so_that_a_result_is_one_line(llmkit_cli, t
     from llmkit.tasks.generation import Job
 
     result = Generation("a\nb\r\\n今天", (1,), "length", 1, None, 0.0)
-    monkeypatch.setattr(Job, "run", lambda self, encoded, **settings: [result] * len(encoded))
+    monkeypatch.setattr(Job, "run_in_order", lambda self, encoded, **settings: iter([result] * len(encoded)))
     (tmp_path / "in.txt").write_text("x\ny\n", encoding="utf-8")
     _, out, _ = llmkit_cli("generate", "-f", tmp_path / "in.txt", "-m", tiny, "-t", 0)
     assert out == "a\\nb\\r\\\\n今天\n" * 2
@@ -162,19 +162,18 @@ def test_generate_keeps_what_is_done_when_it_is_interrupted(llmkit_cli, tiny, tm
     llmkit_cli(*call)
     whole = (tmp_path / "out.txt").read_bytes()
     (tmp_path / "out.txt").unlink()
-    run, calls = Job.run, itertools.count()
+    run = Job.run_in_order
 
     def interrupted(self, *arguments, **settings):
-        if next(calls) == 2:
-            raise KeyboardInterrupt
-        return run(self, *arguments, **settings)
+        yield from itertools.islice(run(self, *arguments, **settings), 2)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("llmkit.cli.generate.CHUNK", 1)
-    monkeypatch.setattr(Job, "run", interrupted)
-    code, _, err = llmkit_cli(*call, "--batch-size", 1)
+    monkeypatch.setattr(Job, "run_in_order", interrupted)
+    code, _, err = llmkit_cli(*call)
     assert code == 130
     assert "out.txt.part; the same call goes on after it" in err
-    monkeypatch.setattr(Job, "run", run)
+    assert (tmp_path / "out.txt.part").read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
+    monkeypatch.setattr(Job, "run_in_order", run)
     assert llmkit_cli(*call)[0] == 0
     assert (tmp_path / "out.txt").read_bytes() == whole
 

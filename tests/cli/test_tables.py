@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from small_classifiers import make
 
+from llmkit import encodings
 from llmkit.cli import render
 from llmkit.cli.flow import Flow
 from llmkit.cli.outputs import Table
@@ -333,3 +334,36 @@ def test_a_table_that_cannot_be_named_is_not_begun(tmp_path):
 def test_a_table_of_another_separator_is_told(label, tmp_path, header, column, sentence):
     write(tmp_path / "in.csv", f"{header}\n1,2\n")
     assert label("-f", "in.csv", "--column", column) == (2, "", f"llmkit: error: {sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "hint"),
+    [
+        ("好\n".encode("gb18030"), "utf-8", "--encoding gb18030"),
+        ("好\n".encode(), "ascii", "--encoding utf-8"),
+        ("今天好\n".encode() + "天气\n".encode("gb18030"), "utf-8", encodings.NONE),
+        ("好\n".encode("utf-16"), "utf-8", "--encoding utf-16"),
+        ("好\n".encode("utf-16-le"), "utf-16", "--encoding utf-16-le needs none"),
+    ],
+)
+def test_a_file_in_another_encoding_is_told_with_one_that_reads_it(label, tmp_path, content, encoding, hint):
+    (tmp_path / "in.txt").write_bytes(content)
+    code, _, err = label("-f", "in.txt", "--encoding", encoding)
+    assert code == 2
+    assert err.splitlines()[-1] == f"hint: {hint}"
+
+
+def test_a_text_that_is_the_name_of_a_file_is_noted(label, tmp_path):
+    write(tmp_path / "in.txt", "hello\n")
+    assert label("in.txt")[2] == "llmkit: note: 'in.txt' itself is the text; -f reads the file of this name\n"
+    assert label("out.txt")[2] == ""
+
+
+def test_a_column_that_is_there_already_is_told_with_the_way_out(label, tmp_path):
+    write(tmp_path / "in.csv", "text,label\nhello,1\n")
+    code, _, err = label("-f", "in.csv", "-o", "out.csv")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "hint: another name in the file keeps it; -o NAME.txt takes the results alone",
+    )
+    assert label("-f", "in.csv", "-o", "out.txt")[0] == 0

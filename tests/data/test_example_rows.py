@@ -5,7 +5,7 @@ from conftest import byte_level_tokenizer, wordpiece_tokenizer
 from qa_models import t5_tokenizer
 
 from llmkit.data import example_rows
-from llmkit.data.example_rows import keep_rows
+from llmkit.data.example_rows import describe, keep_rows
 from llmkit.data.examples import read_dataset
 from llmkit.data.sequences import CompletionEncoder, LabelEncoder, PairEncoder
 from llmkit.encoding.directions import Direction
@@ -111,3 +111,36 @@ def test_rows_that_are_kept_are_counted_under_the_name_they_are_asked_for_by():
     assert (first.counts.name, again.counts.name) == ("a", "b")
     assert again.where(0) == "a row 1"
     assert first.fingerprint == again.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("kind", "empty"),
+    [("label", {"text": " \n"}), ("source", {"source": "\u3000"}), ("target", {"target": ""})],
+)
+def test_examples_without_text_are_left_out_and_counted(kind, empty):
+    encoder = make_encoder(kind, 8)
+    whole = {"text": "hello", "label": "good", "source": "a", "target": "b"}
+    records = [whole, {**whole, **empty}, whole]
+    read = lambda counts: read_dataset(records, SPEC, encoder.kind, counts=counts)  # noqa: E731
+    rows = keep_rows("a", {}, read, encoder, encoder.tokenizer)
+    assert [rows.where(i) for i in range(len(rows))] == ["a row 1", "a row 3"]
+    assert (rows.counts.documents, rows.counts.empty, rows.numbers) == (2, 1, {0, 2})
+    assert describe(rows, None, None).lines()[1] == "  examples   2 read, 1 without text"
+
+
+def test_an_empty_completion_is_trained_on():
+    encoder = make_encoder("completion", 8)
+    read = lambda counts: read_dataset([{"source": "b", "target": ""}], SPEC, "completion", counts=counts)  # noqa: E731
+    assert len(keep_rows("a", {}, read, encoder, encoder.tokenizer)) == 1
+
+
+def test_first_problem_is_told_where_all_rows_are_left_out():
+    encoder = make_encoder("label", 8)
+    for records, problem in (
+        ([{"text": "hello", "label": None}, {"text": 3, "label": 0}], "a row 1: expected text or a number as label, "),
+        ([{"text": "hello", "label": "so"}, {"text": "hello", "label": "la"}], "a row 1: unknown label, got 'so'; "),
+    ):
+        read = lambda counts, rows=records: read_dataset(rows, SPEC, "label", on_bad="skip", counts=counts)  # noqa: E731
+        with pytest.raises(InputError) as caught:
+            keep_rows("a", {"problem": problem}, read, encoder, encoder.tokenizer, skip_bad=True)
+        assert str(caught.value).startswith(f"0 rows in a; the first that was left out: {problem}")

@@ -87,6 +87,20 @@ def test_target_ends_with_end_of_text_also_where_the_tokenizer_adds_none():
     assert row["labels"].tolist() == [*tokenizer("b")["input_ids"], tokenizer.eos_token_id]
 
 
+def test_a_target_needs_room_beside_what_ends_it():
+    sentence = r"data.max_target_length: a target needs .*, got 1; expected 2 or more$"
+    with pytest.raises(InputError, match=sentence):
+        PairEncoder(t5_tokenizer(), Direction(), 64, 1, "cut")
+    PairEncoder(t5_tokenizer(), Direction(), 64, 2, "cut")
+
+
+def test_an_unknown_label_in_training_is_told_with_the_key_that_names_labels():
+    encoder = LabelEncoder(wordpiece_tokenizer(), ("bad", "good"), "single_label_classification", False, 64, "error")
+    with pytest.raises(InputError) as caught:
+        encoder.encode(Labelled("x", "a", "好评"))
+    assert caught.value.hint == "model.labels names all labels of the data, as in model.labels=[好评, ...]"
+
+
 @pytest.mark.parametrize(("sizes", "key"), [((4, 64), "max_length"), ((64, 4), "max_target_length")])
 def test_pair_that_is_too_long_is_told_by_its_key_or_cut_before_its_end(sizes, key):
     tokenizer, example = t5_tokenizer(), Pair("x", TEXTS[0], TEXTS[1])

@@ -7,6 +7,7 @@ import os
 import sys
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from llmkit.data import formats, hub
 from llmkit.data.ledger import Counts
 from llmkit.data.sources import Document, hash_source, is_shards, list_files, read_dataset, read_documents
+from llmkit.encodings import NONE
 from llmkit.errors import HubError, InputError
 from llmkit.recipe.schema import CleanSpec, SourceSpec
 
@@ -195,8 +197,9 @@ def test_read_documents_counts_what_it_leaves_out():
     found = read("a.jsonl", on_bad="skip", clean=CleanSpec(urls=True), counts=counts)
     assert [d.text for d in found] == ["a", "a \ufffd b", "pair 🤖"]
     size = 1 + len("a \ufffd b".encode()) + len("pair 🤖".encode())
+    problem = "a.jsonl row 8: expected text, got null"
     assert counts == Counts(
-        "a.jsonl", documents=3, num_bytes=size, dropped={"urls": 1}, empty=2, bad_rows=2, surrogates=1
+        "a.jsonl", documents=3, num_bytes=size, dropped={"urls": 1}, empty=2, bad_rows=2, surrogates=1, problem=problem
     )
 
 
@@ -358,6 +361,7 @@ def gzipped(content, keep):
 
 KINDS = "txt, jsonl, csv, tsv, json, parquet, arrow, each also as .gz"
 SKIP = "data.on_bad: skip leaves such rows out"
+IN_CSV = "; expected commas, as in a .csv"
 FILES = [
     ("a.csv", "TEXT,tex\na,b\n", "a.csv: column 'text' not in [TEXT, tex]", "data.text_column: TEXT"),
     ("a.csv", "Text,b\na,b\n", "a.csv: column 'text' not in [Text, b]", "data.text_column: Text"),
@@ -376,9 +380,12 @@ FILES = [
         None,
     ),
     ("a.csv", b"text\nabc\nab\xcc\xecc\n", "a.csv line 3 byte 3: not utf-8", "data.encoding: gb18030"),
-    ("a.txt", b"abc\n" * 9999 + b"abc\xe5", "a.txt line 10000 byte 4: not utf-8", "data.encoding: gb18030"),
-    ("a.txt.gz", b"\n\xe4\xb8\xad\xff", "a.txt.gz line 2 byte 4: not utf-8", "data.encoding: gb18030"),
+    ("a.txt", b"abc\n" * 9999 + b"abc\xe5", "a.txt line 10000 byte 4: not utf-8", NONE),
+    ("a.txt.gz", b"\n\xe4\xb8\xad\xff", "a.txt.gz line 2 byte 4: not utf-8", NONE),
     ("a.txt", "天气\n".encode("utf-16"), "a.txt line 1 byte 1: not utf-8", "data.encoding: utf-16"),
+    ("a.csv", "id;text\na;b\n", "the columns of a.csv are separated by semicolons" + IN_CSV, None),
+    ("a.csv", "id，text\na，b\n", "the columns of a.csv are separated by full-width commas" + IN_CSV, None),
+    ("a.tsv", "id,text\na,b\n", "the columns of a.tsv are separated by commas; expected tabs, as in a .tsv", None),
     ("a.csv", 'text\na\n"b\nc', "a.csv line 4: not csv (unexpected end of data)", None),
     ("a.csv", 'text\n"a"b\n', "a.csv line 2: not csv (',' expected after '\"')", None),
     ("b.text", "a", f"cannot tell what b.text holds; expected {KINDS}", None),
@@ -512,7 +519,9 @@ def test_read_dataset_takes_any_iterable_of_mappings():
         ({"train": [], "test": []}, "expected one data set, got a dict of: train, test"),
         ([{"text": "a"}, {"text": 3}], "dataset row 2: expected text, got a number"),
         ([{"b": "a"}], "dataset row 1: column 'text' not in [b]"),
-        (["a"], "dataset row 1: expected an object, got text"),
+        (["a"], "expected a data set or an iterable of mappings, got texts"),
+        (iter(["a"]), "dataset row 1: expected an object, got text"),
+        (pd.DataFrame({"text": ["a"]}), "expected a data set or an iterable of mappings, got a DataFrame"),
         (datasets.Dataset.from_list([{"b": "a"}]), "dataset: column 'text' not in [b]"),
     ],
 )

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from conftest import byte_level_tokenizer, wordpiece_tokenizer
+from datasets import Dataset
 
 import llmkit
 from llmkit import Evaluation, Loaded, metrics
@@ -352,3 +353,45 @@ def test_evaluate_answers_a_squad_question_with_a_real_model(smollm2, data):
     assert (found.n, found.num_rows, found.definition) == (1, 10570, "squad-v1.1")
     assert list(found.metrics) == ["exact_match", "f1"]
     assert 0 <= found.metrics["f1"] <= 100
+
+
+ROWS = [{"text": "hello world", "label": 1}, {"text": "cold sea", "label": 0}, {"text": "a grey morning", "label": 1}]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, Dataset.from_list])
+def test_rows_are_taken_as_objects_and_named_so(classifier, tmp_path, kind):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    found = llmkit.evaluate(classifier, on="sentiment", data=kind(ROWS))
+    wanted = llmkit.evaluate(classifier, on="sentiment", data=path)
+    assert (found.metrics, found.intervals, found.n) == (wanted.metrics, wanted.intervals, 3)
+    assert (found.data, [row.where for row in found.rows][:2]) == (
+        "the data set",
+        [f"the data set row {i}" for i in (1, 2)],
+    )
+    drawn = llmkit.evaluate(classifier, on="sentiment", data=kind(ROWS), max_examples=2, seed=3)
+    assert drawn.metrics == llmkit.evaluate(classifier, on="sentiment", data=path, max_examples=2, seed=3).metrics
+
+
+def test_texts_as_objects_have_the_perplexity_of_their_file(loaded, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    metrics = [llmkit.evaluate(loaded("gpt2"), on="perplexity", data=data).metrics for data in (path, ROWS)]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (3, "expected a data set or an iterable of mappings, got a number"),
+        (["a"], "expected a data set or an iterable of mappings, got texts"),
+        (iter(ROWS), "a list_iterator can be read once, rows are read twice"),
+        ([{"t": "a", "label": 0}], "the data set row 1: column 'text' not in [t, label]"),
+        ([], "0 examples in the data set"),
+    ],
+)
+def test_objects_that_are_no_rows_are_refused(rows, sentence):
+    with pytest.raises(InputError) as caught:
+        llmkit.evaluate("no/such/checkpoint", on="sentiment", data=rows)
+    assert str(caught.value) == sentence
+    assert "data." not in (caught.value.hint or "")

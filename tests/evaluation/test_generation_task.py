@@ -139,5 +139,36 @@ def test_prompt_that_does_not_fit_is_named_before_any_is_answered(lm, tmp_path, 
 
 
 def test_setting_that_there_is_not_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="no such setting: temperature; expected max_examples, seed, "):
+    with pytest.raises(TypeError, match="no such setting: temperature; expected labels, max_examples, "):
         llmkit.evaluate("no/such/checkpoint", on="generation", data="x", temperature=1)
+
+
+@pytest.mark.parametrize("with_turns", [False, True])
+def test_a_template_asks_as_training_did(lm, tmp_path, with_turns):
+    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    lm.tokenizer.chat_template = turns if with_turns else None
+    rows = [{"q": "who?", "d": "now", "completion": "a"}, {"q": "何?", "d": "今", "completion": "b"}]
+    data = {"path": str(write(tmp_path / "a.jsonl", rows)), "template": "{d}: {q}"}
+    found = llmkit.evaluate(lm, on="generation", data=data, max_new_tokens=3)
+    asked = ["now: who?", "今: 何?"]
+    given = [[{"role": "user", "content": text}] for text in asked] if with_turns else asked
+    wanted = llmkit.generate_batch(given, model=lm, temperature=0, max_new_tokens=3)
+    assert [row.got for row in found.rows] == [one.text.strip() for one in wanted]
+
+
+def test_a_template_goes_beside_no_column_of_prompts(tmp_path):
+    data = {"path": str(write(tmp_path / "a.jsonl", [{"q": "a", "completion": "b"}])), "template": "{q}"}
+    with pytest.raises(InputError) as caught:
+        make_plan("generation", {**data, "prompt_column": "q"})
+    assert str(caught.value) == "got data.prompt_column beside data.template; expected one of the two"
+
+
+def test_a_template_of_training_that_is_not_asked_with_is_noted(lm, tmp_path, caplog):
+    trained = llmkit.Loaded(lm.model, lm.tokenizer, "it", {"template": "Q: {q}"})
+    data = {"path": str(write(tmp_path / "a.jsonl", [{"q": "a", "prompt": "a", "completion": "b"}] * 2))}
+    note = "it was trained with data.template='Q: {q}', and is asked without it"
+    caplog.set_level("INFO", "llmkit")
+    llmkit.evaluate(trained, on="generation", data={**data, "template": "{q}"}, max_new_tokens=1)
+    assert note not in caplog.messages
+    llmkit.evaluate(trained, on="generation", data=data, max_new_tokens=1)
+    assert note in caplog.messages

@@ -3,6 +3,7 @@ import gc
 import itertools
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import byte_level_tokenizer, tiny_model
@@ -300,8 +301,34 @@ def test_generate_refuses_an_unknown_setting(call):
         call(model=MISSING, temprature=1)
     assert str(caught.value) == (
         "no such setting: temprature; expected config, max_new_tokens, num_beams, seed, stop, temperature, top_k, "
-        "top_p, truncate"
+        "top_p, truncate (did you mean temperature?)"
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("do_sample", "temperature"),
+        ("num_samples", "llmkit.generate_batch(prompts, num_samples=...)"),
+        ("device", "llmkit.load(name, device=...)"),
+        ("max_tokens", "max_new_tokens"),
+        ("beam", "num_beams"),
+    ],
+)
+def test_generate_says_where_a_setting_of_another_name_stands(setting, meant):
+    with pytest.raises(TypeError) as caught:
+        generate(TEXT, model=MISSING, **{setting: 1})
+    assert str(caught.value).endswith(f" (did you mean {meant}?)")
+
+
+def test_generate_says_what_takes_several_texts():
+    with pytest.raises(TypeError, match=r"got a list of texts; generate_batch takes those$"):
+        generate(["a", "b"], model=MISSING)
+
+
+def test_generate_takes_a_seed_of_numpy_and_gives_it_back_as_a_plain_number(lm):
+    seed = generate(TEXT, model=lm, max_new_tokens=2, seed=np.int64(7)).seed
+    assert (seed, type(seed)) == (7, int)
 
 
 @pytest.mark.parametrize(
@@ -508,3 +535,23 @@ def test_generate_batch_seeds_the_samples_of_a_prompt_one_by_one(lm):
 def test_generate_refuses_an_unknown_setting_though_its_value_is_none(lm):
     with pytest.raises(TypeError, match=r"^no such setting: temprature; expected "):
         llmkit.generate("x", model=lm, temprature=None)
+
+
+def test_a_job_gives_each_result_as_soon_as_those_before_it_are_there(lm):
+    job = prepare(lm, {"temperature": 0, "max_new_tokens": 20, "stop": []})
+    long = generate(TEXT, model=lm, temperature=0, max_new_tokens=20)
+    job = dataclasses.replace(job, config=GenerationConfig(max_new_tokens=3, do_sample=False))
+    results = job.run_in_order([job.encode(TEXT), job.encode("It was"), job.encode("Z" * 5)], batch_size=1)
+    assert next(results).token_ids == long.token_ids[:3]
+    assert job.decoder._next_key == 1  # the second is not begun before it is asked for
+    assert [len(result.token_ids) for result in results] == [3, 3]
+
+
+def test_a_job_gives_results_in_order_though_a_later_one_ends_first(lm):
+    ends = generate("It was", model=lm, temperature=0, max_new_tokens=1).token_ids[0]
+    config = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=ends)
+    job = prepare(lm, {"config": config})
+    prompts_ = [TEXT, "It was"]
+    results = job.run([job.encode(prompt) for prompt in prompts_], batch_size=2)
+    assert [r.num_prompt_tokens for r in results] == [len(job.encode(p).ids) for p in prompts_]
+    assert len(results[0].token_ids) > len(results[1].token_ids)
