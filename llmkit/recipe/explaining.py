@@ -1,5 +1,6 @@
 """What is wrong with a recipe, each problem one sentence with its place."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -98,6 +99,9 @@ def _explain(error: ErrorDetails, path: Path, tree: Node) -> str:
     form = keys.describe(part, bounds=is_number and error["type"] in OUT_OF_RANGE)
     if error["type"] == "finite_number":
         form = form.replace("a number", "a finite number")
+    if part.get("type") == "array" and isinstance(value, str):
+        items = ", ".join(item for item in re.split("[,\uff0c\u3001 ]+", value) if item)
+        return f"expected {form}, got {got}; brackets make one: {show(f'[{items}]')[1:-1]}"
     return f"expected {form}, got {got}"
 
 
@@ -165,13 +169,14 @@ def _try(values: dict[str, Any]) -> Recipe | None:
         return None
 
 
-def refuse(file: str, problems: Iterable[Problem], files: Sequence[str] = ()) -> None:
+def refuse(file: str, problems: Iterable[Problem], files: Sequence[str] = (), *, hint: str | None = None) -> None:
     """Raise the problems of a recipe, if there are any: the only one, or all of them as the error's details.
 
     Args:
         file: What the user called the recipe.
         problems: What is wrong.
         files: The files of its layers, in the order in which their problems are told.
+        hint: What answers the next question.
 
     Raises:
         InputError: There are problems.
@@ -180,7 +185,7 @@ def refuse(file: str, problems: Iterable[Problem], files: Sequence[str] = ()) ->
     ranked = sorted(problems, key=lambda p: (order.get(p.place.file, -1), p.place.line))
     told = list(dict.fromkeys(map(str, ranked)))
     if len(told) == 1:
-        raise InputError(told[0])
+        raise InputError(told[0], hint=hint)
     if told:
         rest = [f"and {len(told) - MAX_SHOWN} more"] if len(told) > MAX_SHOWN else []
-        raise InputError(f"{file} has {len(told)} problems", details=(*told[:MAX_SHOWN], *rest))
+        raise InputError(f"{file} has {len(told)} problems", details=(*told[:MAX_SHOWN], *rest), hint=hint)

@@ -21,6 +21,8 @@ CONSTANTS = {"": None, "~": None} | {
 INT = re.compile(r"[-+]?[0-9]{1,400}|0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
+# What an input method for Chinese types in the place of YAML's own characters, and those.
+FULL_WIDTH = dict(zip("\uff1a\uff0c\uff3b\uff3d\uff5b\uff5d\u201c\u201d\u3000\xa0", ':,[]{}""  ', strict=True))
 TOO_DEEP = re.compile(rf"(?:[\[{{]\s*){{{MAX_DEPTH + 1}}}")  # the scanner would look far ahead before saying so
 
 
@@ -102,8 +104,9 @@ def parse(text: str, file: str, argument: str = "") -> tuple[Node, list[Problem]
         for event in YAML(typ="safe", pure=True).parse(text):
             tree.take(event)
     except MarkedYAMLError as err:
-        mark = err.problem_mark or err.context_mark
-        tree.refuse(mark.line + 1 if mark else 1, _explain(err))
+        lines = [mark.line + 1 for mark in (err.problem_mark, err.context_mark) if mark is not None] or [1]
+        line, meant = _find_full_width(text, [lines[0], lines[0] - 1, lines[-1]]) or (lines[0], "")
+        tree.refuse(line, _explain(err) + meant)
     except YAMLError as err:  # a character that YAML does not allow
         position = getattr(err, "position", 0)
         character = getattr(err, "character", 0)
@@ -119,6 +122,17 @@ def _explain(err: MarkedYAMLError) -> str:
     if "'\\t'" in problem:
         return "tabs are not allowed; indent with spaces"
     return f"not YAML ({problem.replace('<', '').replace('>', '')})"
+
+
+def _find_full_width(text: str, numbers: list[int]) -> tuple[int, str] | None:
+    """Find a full-width character in one of some lines, which may be why they are no YAML: its line, and a question."""
+    lines = text.splitlines()
+    for number in numbers:
+        content = lines[number - 1].partition(" #")[0] if 0 < number <= len(lines) else ""
+        found = next((c for c in content if c in FULL_WIDTH), None)
+        if found is not None:
+            return number, f"; is {found!r} meant as {FULL_WIDTH[found]!r}?"
+    return None
 
 
 class _Tree:

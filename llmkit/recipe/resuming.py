@@ -51,7 +51,8 @@ def resume_recipe(given: Recipe, kept: Recipe) -> Recipe:
             inner, value, before = _narrow(key, value, before)
             sentence = f"{_show(value)} is not {_show(before)}, with which the run began"
             problems.append(Problem(_place(given, key), inner, sentence))
-    refuse(given.file, problems, (given.file, COMMAND_LINE))
+    hint = "another output_dir begins another run, --overwrite begins this one anew (in Python: overwrite=True)"
+    refuse(given.file, problems, (given.file, COMMAND_LINE), hint=hint)
     joined = Recipe.model_validate(values)
     for breach in find_breaches(joined, own_data=True):
         problems.append(Problem(_place(given, breach.keys[0]), breach.keys[0], breach.sentence))

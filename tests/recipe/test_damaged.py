@@ -209,3 +209,30 @@ def test_a_slip_in_a_file_names_the_key():
             told = "\n".join([str(caught.value), *caught.value.details])
             assert f"unknown key {slip!r}; did you mean " in told
             assert repr(key) in told
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("version: 1\noptim：\n  lr: 1\n", "2: not YAML (could not find expected ':'); is '：' meant as ':'?"),
+        ("a: ｛b: 1｝\nb: 2\n", "1: not YAML (mapping values are not allowed here); is '｛' meant as '{'?"),
+        ("a: [1，2\n", "1: not YAML (expected ',' or ']', but got 'stream end'); is '，' meant as ','?"),
+        ('a: "x”\nb: 2\n', "1: not YAML (found unexpected end of stream); is '”' meant as '\"'?"),
+        ("a: b: c\n", "1: not YAML (mapping values are not allowed here)"),
+        ("a: b: c # ：\n", "1: not YAML (mapping values are not allowed here)"),
+    ],
+)
+def test_a_full_width_character_where_yaml_fails_is_asked_about(text, problem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_recipe("r.yaml")
+    assert str(caught.value) == f"r.yaml:{problem}"
+
+
+@pytest.mark.parametrize("value", ["好评,差评", "好评，差评", "好评、 差评"])
+def test_a_text_in_the_place_of_a_list_is_told_with_brackets(value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(SMALL, encoding="utf-8")
+    with pytest.raises(InputError, match=r"expected a list, got .*; brackets make one: \[好评, 差评\]$"):
+        read_recipe("r.yaml", [f"model.labels={value}"])

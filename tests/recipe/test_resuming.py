@@ -72,6 +72,7 @@ def test_what_makes_another_run_is_refused_with_both_values(resume, argument):
     with pytest.raises(InputError) as caught:
         resume([], [argument])
     assert str(caught.value) == f"command line: {REFUSED[argument]}"
+    assert "another output_dir begins another run" in caught.value.hint
 
 
 def test_all_that_differs_is_told_at_once(resume, tmp_path):
