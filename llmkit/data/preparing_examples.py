@@ -1,6 +1,7 @@
 """From a recipe's data section to rows of examples in order, evaluation rows, and the ledger."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from llmkit.data.sources import list_files
 from llmkit.errors import InputError
 from llmkit.recipe.schema import DataSpec, SourceSpec
 from llmkit.runfolder import hash_file
+
+logger = logging.getLogger("llmkit")
 
 GIVEN = "the data set"
 Reader = Callable[[Counts], Iterator[Example]]
@@ -66,6 +69,8 @@ def prepare_examples(
         sources = [_name_given(dataset, spec, encoder)]
     else:
         sources = [_name_source(part, spec, encoder, part.train_split) for part in named]
+    if any(r"\n" in (part.template or "") for part in named):
+        logger.info(r"data.template holds a backslash and an n; within double quotes of YAML, \n is a line break")
     opened = [_open(source, spec, encoder, tokenizer) for source in sources]
     other = _name_evaluation(spec, encoder, eval_dataset)
     if other is not None:

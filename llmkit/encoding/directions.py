@@ -74,7 +74,8 @@ def find_direction(
     Codes that are tokens (NLLB, M2M100, mBART) come before `>>code<<` (multilingual Marian), these before the one pair
     that a tokenizer states, this before T5's prefix. A checkpoint that says nothing takes any language that ISO 639
     knows: it decides no more than where sentences end and whether spaces stand between them. The pair of llmkit.json is
-    asked for where the call asks for none, so that a checkpoint is told the languages as its training told it.
+    asked for where the call asks for none, so that a checkpoint is told the languages as its training told it; null
+    there means that it was trained without a word about them, and is used so.
 
     Raises:
         InputError: A language is not known to the checkpoint, or is missing.
@@ -84,6 +85,8 @@ def find_direction(
         wanted = tuple(_check_side(name, side, asked, trained) for side in (0, 1))
         told = find_direction(model, tokenizer, name=name, facts={}, src_lang=wanted[0], tgt_lang=wanted[1])
         return replace(told, src_lang=src_lang, tgt_lang=tgt_lang)
+    if facts.get("languages", "") is None:
+        return _by_nothing(asked)
     pair = _stated_pair(tokenizer)
     codes = token_codes(tokenizer)
     if codes:
@@ -96,6 +99,11 @@ def find_direction(
     found = {task: said for task, said in tasks.items() if T5_TASK.fullmatch(task) and isinstance(said, dict)}
     if found or (model.config.model_type == "t5" and asked != (None, None)):
         return _by_sentence(found, name, asked)
+    return _by_nothing(asked)
+
+
+def _by_nothing(asked: tuple[str | None, str | None]) -> Direction:
+    """Take the languages for what they are, and tell the checkpoint nothing."""
     for code in asked:
         check_language(code)
     return Direction(*asked, *asked)

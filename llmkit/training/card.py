@@ -2,7 +2,7 @@
 
 import lzma
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def _describe_model(s: Session) -> str:
     training = f"{recipe.objective}{start}, {s.state.step:,} steps of {recipe.train.global_batch_size:,} sequences"
     rows = [
         ("model", model),
+        *([("adapter", _describe_adapter(s, recipe.adapter))] if recipe.adapter is not None else []),
         ("context", f"{recipe.data.max_length:,} tokens in training, vocabulary {len(s.plan.parts.tokenizer):,}"),
         ("training", training),
         (f"{_name_targets(s)} seen", f"{s.state.tokens:,}"),
@@ -113,6 +114,13 @@ def _describe_model(s: Session) -> str:
         ("commit", str(versions.get("commit", "not a working copy"))),
     ]
     return "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _describe_adapter(s: Session, adapter: Mapping[str, object]) -> str:
+    """Describe what lies over the weights of another model, and where that one is named."""
+    trained = sum(p.numel() for p in s.plain_model.parameters() if p.requires_grad)
+    told = ", ".join(f"{key} {value}" for key, value in adapter.items())
+    return f"{told}: {trained:,} parameters, stored without the others, which are those of {s.plan.recipe.model.name}"
 
 
 def _name_targets(s: Session) -> str:
@@ -135,7 +143,7 @@ def _describe_hardware(s: Session) -> str:
 
 def _describe_data(s: Session) -> str:
     data, name, targets = s.plan.data, s.plan.recipe.name, _name_targets(s)
-    lines = ["## Data", "", f"| source | licence | documents | {targets} | seen |", "|---|---|---|---|---|"]
+    lines = ["## Data", "", f"| source | licence | documents read | {targets} | seen |", "|---|---|---|---|---|"]
     for (origin, licence), source, share in zip(data.origins, data.ledger.sources, data.shares, strict=True):
         number, seen = "a stream", "-"
         if not source.is_stream and source.trained_on:
@@ -149,7 +157,8 @@ def _describe_data(s: Session) -> str:
         lines.append(f"| {origin} | {licence or 'not stated'} | {documents} | {number} | {seen} |")
     lines += [
         "",
-        f"`{targets}` can be trained on; the rules by which the texts were cleaned stand in the recipe `{name}`.",
+        f"`{targets}` can be trained on, those that are held out not among them; the rules by which the texts were",
+        f"cleaned stand in the recipe `{name}`.",
     ]
     return "\n".join(lines)
 

@@ -197,6 +197,8 @@ def describe_facts(recipe: Recipe, model: Any, tokenizer: Any, *, task: str) -> 
         direction = find_direction(recipe, model, tokenizer)
         if direction.source and direction.target:
             facts["languages"] = [direction.source, direction.target]
+        elif direction == Direction():
+            facts["languages"] = None  # no words were put before a source, and none are to be
     if data.template is not None:
         facts["template"] = data.template
     return facts

@@ -46,7 +46,7 @@ def read_history(run: Path) -> History:
         InputError: It is none, or a file of it is damaged.
     """
     if not (run / "recipe.yaml").is_file():
-        raise InputError(f"{run} is no run: it holds no recipe.yaml")
+        raise InputError(f"{run} is no run: it holds no recipe.yaml" if run.is_dir() else f"no such folder: {run}")
     recipe = read_recipe(run / "recipe.yaml", own_data=True)
     environment, rows = run / "environment.json", run / "metrics.jsonl"
     return History(

@@ -77,6 +77,8 @@ def train(
             recipe = resume_recipe(recipe, read_recipe(folder / "recipe.yaml", own_data=True))
             ended = _find_end(folder, recipe, start) if resume in ("auto", "must") else None
             if ended is not None:
+                if dataset is not None or eval_dataset is not None:
+                    logger.warning("it was finished before: the data set that is given now is not read")
                 peers.disperse()
                 return ended
         from llmkit.training import building, starting

@@ -210,7 +210,9 @@ def _restore(s: Session, start: Path) -> None:
     """
     kept = saving.load_step(start, s.plain_model, s.plan.parts.optimizer)
     if kept["data"] != s.identity["data"]:
-        raise InputError(f"the data have changed since {start} was written; expected the same files and options")
+        raise InputError(
+            f"the data have changed since {start} was written; expected the same files, options and tokenizer"
+        )
     s.state = State(**kept["state"])
     s.saved = s.state.step
     if s.state.step > s.plan.max_steps:

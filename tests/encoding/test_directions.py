@@ -165,6 +165,15 @@ def test_find_direction_of_t5_names_the_languages_where_its_config_states_none()
     assert find(SimpleNamespace(), of=model("t5")) == Direction()
 
 
+def test_a_t5_that_was_trained_without_a_word_about_languages_is_used_so():
+    untold = {"languages": None}
+    found = find(SimpleNamespace(), "zh", "en", facts=untold, of=model("t5"))
+    assert found == Direction("zh", "en", "zh", "en")
+    assert find(SimpleNamespace(), facts=untold, of=model("t5", task_specific_params=T5)) == Direction()
+    with pytest.raises(InputError, match=r"unknown language, got 'qqq'"):
+        find(SimpleNamespace(), "qqq", "en", facts=untold, of=model("t5"))
+
+
 def test_find_direction_records_languages_where_a_checkpoint_states_none():
     assert find(SimpleNamespace(), "en", "zh_TW") == Direction("en", "zh_TW", "en", "zh_TW")
     assert refuse(SimpleNamespace(), "en", "qq").startswith(

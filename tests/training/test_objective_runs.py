@@ -144,6 +144,22 @@ def test_final_checkpoint_of_a_translator_says_its_languages(tmp_path):
     assert json.loads((final / "llmkit.json").read_text(encoding="utf-8"))["languages"] == ["en", "zh"]
 
 
+def test_final_checkpoint_of_a_translator_says_that_it_was_told_nothing(tmp_path):
+    final = train("seq2seq", tmp_path / "a").path / "final"
+    assert json.loads((final / "llmkit.json").read_text(encoding="utf-8"))["languages"] is None
+
+
+def test_card_of_an_adapter_says_that_it_is_one(tmp_path):
+    base = train("completion", tmp_path / "a").path / "final"
+    (tmp_path / "b").mkdir()
+    recipe = objective_recipe("completion", tmp_path / "b", adapter={"peft_type": "LORA", "r": 2})
+    recipe["model"] = {"name": str(base)}
+    final = llmkit.train(recipe).path / "final"
+    number = sum(tensor.numel() for tensor in load_file(final / "adapter_model.safetensors").values())
+    told = f"| adapter | peft_type LORA, r 2: {number:,} parameters, stored without the others, which are those of "
+    assert f"{told}{base} |" in (final / "README.md").read_text(encoding="utf-8")
+
+
 def test_verbs_use_a_run(tmp_path):
     sentiment = llmkit.classify("the sea was cold", model=train("classification", tmp_path / "c"))
     assert set(sentiment.scores) == {"bad", "good"}

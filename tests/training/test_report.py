@@ -87,6 +87,8 @@ def test_a_damaged_environment_is_told(train):
 def test_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"is no run: it holds no recipe.yaml"):
         write_report(tmp_path)
+    with pytest.raises(InputError, match=r"^no such folder: .*none$"):
+        write_report(tmp_path / "none")
 
 
 def test_report_leaves_out_a_line_that_a_crash_left_torn(train):

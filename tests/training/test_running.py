@@ -338,6 +338,16 @@ def test_resume_refuses_other_data(make_recipe, stories, tmp_path):
         llmkit.train(make_recipe(data={"path": str(other)}), resume="auto")
 
 
+def test_data_that_are_given_to_a_finished_run_are_told_not_to_be_read(make_recipe, caplog):
+    run = llmkit.train(make_recipe())
+    rows = [{"text": "another"}]
+    told = "it was finished before: the data set that is given now is not read"
+    assert llmkit.train(make_recipe(), resume="auto").finished
+    assert told not in caplog.messages
+    assert llmkit.train(make_recipe(), dataset=rows, resume="auto").step == run.step
+    assert told in caplog.messages
+
+
 def test_run_lies_below_the_home_of_the_user_where_the_recipe_says_so(make_recipe, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
