@@ -21,7 +21,7 @@ def cut(content, size):
         ("今天好\n".encode() + "天气\n".encode("gb18030"), "utf-8", None),
         ("今天\n".encode() + "天气\n".encode("gb18030") * 3 + b"\xff\xff", "gb18030", None),
         (b"\xe4", "ascii", None),
-        (b"\0\0\x93\x12", "utf-8", None),
+        (b"\0\0\xcc\xec\0", "utf-8", None),
     ],
 )
 def test_another_encoding_is_suggested_where_all_bytes_are_in_it(size, content, asked, found):
