@@ -15,8 +15,6 @@ TYPES = {
     dict: "an object",
     bytes: "binary data",
 }
-
-
 SEPARATORS = {";": "semicolons", ",": "commas", "\t": "tabs", "|": "bars", "\uff0c": "full-width commas"}
 
 

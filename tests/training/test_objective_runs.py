@@ -149,6 +149,15 @@ def test_final_checkpoint_of_a_translator_says_that_it_was_told_nothing(tmp_path
     assert json.loads((final / "llmkit.json").read_text(encoding="utf-8"))["languages"] is None
 
 
+def test_a_template_with_a_backslash_and_an_n_is_noted(tmp_path, caplog):
+    caplog.set_level("INFO", "llmkit")
+    note = "data.template holds a backslash and an n; within double quotes of YAML, \\n is a line break"
+    train("completion", tmp_path / "a", data={"template": "Q: {ask}\n"}, train={"max_steps": 1})
+    assert note not in caplog.messages
+    train("completion", tmp_path / "b", data={"template": "Q: {ask}\\n"}, train={"max_steps": 1})
+    assert note in caplog.messages
+
+
 def test_card_of_an_adapter_says_that_it_is_one(tmp_path):
     base = train("completion", tmp_path / "a").path / "final"
     (tmp_path / "b").mkdir()
