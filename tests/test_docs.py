@@ -145,7 +145,7 @@ def test_python_of_the_world_gives_the_floor_that_was_kept(name):
 
 
 @WORLD
-@pytest.mark.parametrize("kept", ["othello-6x6", "othello-6x6-long"])
+@pytest.mark.parametrize("kept", ["othello-6x6", "othello-6x6-long", "othello-6x6-deep"])
 def test_figures_of_the_world_are_those_that_were_kept(name, kept):
     kept = read_kept(kept)
     text = (ROOT / "docs" / "concepts" / name).read_text(encoding="utf-8")
