@@ -1,5 +1,6 @@
 """Tiny checkpoints made on the spot, real data where it is at hand, and no network."""
 
+import gc
 import importlib.metadata
 import json
 import logging
@@ -15,6 +16,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 
 DATA = pathlib.Path(os.environ.get("LLMKIT_DATA", pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def pytest_collection_finish(session):
+    """Leave what was imported out of the garbage: torch's and transformers' millions of objects stay to the end."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
 
 TEXTS = [
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.",
