@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterable
+from pathlib import Path
 
 from llmkit.errors import InputError
 
@@ -26,6 +27,18 @@ def find_codec(encoding: str) -> str:
 def has_plain_lines(codec: str) -> bool:
     """Tell whether lines in an encoding end in the byte of a line feed, as in all but UTF-16 and UTF-32."""
     return "\n".encode(codec.removesuffix("-sig")) == b"\n"
+
+
+def suggest(blocks: Iterable[bytes], encoding: str, option: str) -> str:
+    """Suggest what to do about bytes that are not in an encoding; `option` is what stands before another one's name."""
+    other = find_other(blocks, encoding)
+    return NONE if other is None else f"{option}{other}"
+
+
+def lack_mark(path: Path, encoding: str, option: str) -> InputError:
+    """Say that a file does not begin with the mark of the order of its bytes, which utf-16 and utf-32 have."""
+    sentence = f"{path}: {encoding} begins with a byte order mark, and this does not"
+    return InputError(sentence, hint=f"{option}{encoding}-le needs none")
 
 
 def find_other(blocks: Iterable[bytes], encoding: str) -> str | None:

@@ -5,15 +5,16 @@ import difflib
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from llmkit.encodings import NONE, find_codec, find_other, has_plain_lines
+from llmkit.encodings import find_codec, has_plain_lines, lack_mark, suggest
 from llmkit.errors import InputError
 
 BLOCK = 2**20  # bytes
+OPTION = "--encoding "
 TABLES = (".jsonl", ".csv", ".tsv")
 DIALECTS: dict[str, dict[str, Any]] = {
     ".csv": {"strict": True},
@@ -62,13 +63,8 @@ def decode(content: bytes, encoding: str, name: str) -> str:
     try:
         return content.decode(find_codec(encoding))
     except UnicodeDecodeError as err:
-        hint = _suggest_other([content], encoding)
+        hint = suggest([content], encoding, OPTION)
         raise InputError(f"{name} is not {encoding} (byte {err.start})", hint=hint) from None
-
-
-def _suggest_other(blocks: Iterable[bytes], encoding: str) -> str:
-    other = find_other(blocks, encoding)
-    return NONE if other is None else f"--encoding {other}"
 
 
 def check_regular(path: Path) -> None:
@@ -97,11 +93,10 @@ def check_file(path: Path, column: str, encoding: str) -> int:
                 pass
     except UnicodeDecodeError as err:
         with path.open("rb") as raw:
-            hint = _suggest_other(iter(lambda: raw.read(BLOCK), b""), encoding)
+            hint = suggest(iter(lambda: raw.read(BLOCK), b""), encoding, OPTION)
         raise InputError(f"{path} is not {encoding}, from about line {line + 1}: {err.reason}", hint=hint) from None
     except UnicodeError:  # utf-16 and utf-32 alone, which begin with a mark of the order of their bytes
-        hint = f"--encoding {encoding}-le needs none"
-        raise InputError(f"{path}: {encoding} begins with a byte order mark, and this does not", hint=hint) from None
+        raise lack_mark(path, encoding, OPTION) from None
     except OSError as err:
         raise InputError(f"{path} cannot be read: {err.strerror}") from None
     columns = read_header(path, encoding) if kind(path) in TABLES else [column]

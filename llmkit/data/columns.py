@@ -1,7 +1,7 @@
 """The columns of a record that are wanted, and what to say where one is not there."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from llmkit.errors import InputError
@@ -96,6 +96,16 @@ def check_dataset(dataset: object) -> Iterable[object]:
     if isinstance(dataset, list | tuple) and dataset and isinstance(dataset[0], str):
         raise InputError(f"{wanted}, got texts", hint="[{'text': text} for text in texts] makes such mappings")
     return dataset
+
+
+def check_repeatable(dataset: object, *, hint: str = "give the function that makes it, or a list") -> None:
+    """Check that an object can be read more than once.
+
+    Raises:
+        InputError: It is an iterator.
+    """
+    if isinstance(dataset, Iterator):
+        raise InputError(f"a {type(dataset).__name__} can be read once, a data set is read again", hint=hint)
 
 
 def describe(value: object) -> str:

@@ -91,13 +91,11 @@ def _explaining(path: Path, kind: str, encoding: str) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError:
-        other = encodings.find_other(_read_blocks(path), encoding)
+        hint = encodings.suggest(_read_blocks(path), encoding, "data.encoding: ")
         line, byte = _find_undecodable(path, encoding)
-        hint = encodings.NONE if other is None else f"data.encoding: {other}"
         raise InputError(f"{path} line {line} byte {byte}: not {encoding}", hint=hint) from None
     except UnicodeError:  # utf-16 and utf-32 alone, which begin with a mark of the order of their bytes
-        hint = f"data.encoding: {encoding}-le needs none"
-        raise InputError(f"{path}: {encoding} begins with a byte order mark, and this does not", hint=hint) from None
+        raise encodings.lack_mark(path, encoding, "data.encoding: ") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as err:
         reason = "it is cut short" if isinstance(err, EOFError) else str(err)
         raise InputError(f"{path} is not a whole gzip file: {reason}") from None

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmkit.data import sources
 from llmkit.data.caching import keep_store
-from llmkit.data.columns import describe
+from llmkit.data.columns import check_repeatable, describe
 from llmkit.data.ledger import Counts
 from llmkit.data.store import TokenStore
 from llmkit.data.tokenizing import Piece, encode_documents, find_end
@@ -25,9 +25,7 @@ def is_stream(dataset: object) -> bool:
     Raises:
         InputError: It can be read once only.
     """
-    if isinstance(dataset, Iterator):
-        hint = "give the function that makes it, or a list"
-        raise InputError(f"a {type(dataset).__name__} can be read once, a data set is read again each epoch", hint=hint)
+    check_repeatable(dataset)
     return callable(dataset) or (isinstance(dataset, Iterable) and not hasattr(dataset, "__len__"))
 
 

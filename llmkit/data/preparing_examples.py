@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmkit.data import hub
+from llmkit.data.columns import check_repeatable
 from llmkit.data.example_rows import ExampleRows, describe, keep_rows
 from llmkit.data.examples import Example, list_columns, read_dataset, read_examples
 from llmkit.data.formats import find_kind
@@ -126,9 +127,7 @@ def _name_source(part: SourceSpec, spec: DataSpec, encoder: Encoder, split: str)
 
 
 def _name_given(dataset: object, spec: DataSpec, encoder: Encoder) -> _Source:
-    if isinstance(dataset, Iterator):
-        hint = "give the function that makes it, or a list"
-        raise InputError(f"a {type(dataset).__name__} can be read once, a data set is read again", hint=hint)
+    check_repeatable(dataset)
 
     def read(counts: Counts) -> Iterator[Example]:
         rows = dataset() if callable(dataset) else dataset

@@ -2,13 +2,13 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 
-from llmkit.data.columns import check_dataset
+from llmkit.data.columns import check_dataset, check_repeatable
 from llmkit.errors import InputError
 from llmkit.recipe.explaining import refuse
 from llmkit.recipe.layers import list_leaves, read_overrides
@@ -116,8 +116,7 @@ def read_keys(data: Data | None, task: Task, arguments: Sequence[str] = ()) -> D
     if data is not None and not isinstance(data, str | os.PathLike | Mapping):
         keys = DataKeys()
         keys._dataset = check_dataset(data)
-        if isinstance(data, Iterator):
-            raise InputError(f"a {type(data).__name__} can be read once, rows are read twice", hint="give a list of it")
+        check_repeatable(data, hint="give a list of it")
         return keys
     given = dict(data) if isinstance(data, Mapping) else {} if data is None else {"path": data}
     tree, problems = read_overrides({f"data.{key}": value for key, value in given.items()})

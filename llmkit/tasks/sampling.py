@@ -49,32 +49,27 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-# What is asked for under another name, or of another function.
+RENAMED = {"to": "tgt_lang", "from_lang": "src_lang", "max_tokens": "max_new_tokens", "do_sample": "temperature"}
 ELSEWHERE = {
-    "to": "tgt_lang",
-    "from_lang": "src_lang",
-    "max_tokens": "max_new_tokens",
-    "do_sample": "temperature",
-    "num_samples": "llmkit.generate_batch(prompts, num_samples=...)",
-} | {
     name: f"llmkit.load(name, {name}=...)"
-    for name in ("device", "dtype", "adapter", "tokenizer", "revision", "offline", "quantization")
+    for name in ("device", "dtype", "adapter", "tokenizer", "revision", "offline")
 }
+OF_BATCHES = {"num_samples": "llmkit.generate_batch(prompts, num_samples=...)"}
 
 
-def check_names(settings: Mapping[str, object], kind: type) -> None:
-    """Check that the names of settings are those of a TypedDict.
+def check_names(settings: Mapping[str, object], kind: type, elsewhere: Mapping[str, str] = ELSEWHERE) -> None:
+    """Check that the names of settings are those of a TypedDict; `elsewhere` says what takes those of other calls.
 
     Raises:
         TypeError: One is not.
     """
     known = sorted(kind.__annotations__)
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        other = ELSEWHERE.get(unknown[0], "")
-        near = [other] if other in known or "(" in other else difflib.get_close_matches(unknown[0], known, n=1)
-        meant = f" (did you mean {near[0]}?)" if near else ""
-        raise TypeError(f"no such setting: {unknown[0]}; expected {', '.join(known)}{meant}")
+    name = min(set(settings) - set(known), default=None)
+    if name is not None:
+        near = [RENAMED.get(name), *difflib.get_close_matches(name, known, n=1)]
+        meant = elsewhere.get(name) or next((one for one in near if one in known), None)
+        more = f" (did you mean {meant}?)" if meant else ""
+        raise TypeError(f"no such setting: {name}; expected {', '.join(known)}{more}")
 
 
 def _whole(value: float) -> bool:
@@ -99,7 +94,7 @@ def check_settings(settings: Sampling) -> None:
         InputError: A value is out of range, or config is given beside what it replaces.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    check_names(settings, Sampling)
+    check_names(settings, Sampling, ELSEWHERE | OF_BATCHES)
     for name, (good, expected) in RANGES.items():
         value = given.get(name)
         if value is not None and not (isinstance(value, int | float) and not isinstance(value, bool) and good(value)):

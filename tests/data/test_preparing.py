@@ -692,7 +692,7 @@ def test_own_stream_is_read_from_its_start_each_epoch(make, cache):
 
 
 def test_own_data_that_can_be_read_once_only_are_refused():
-    message = "a generator can be read once, a data set is read again each epoch"
+    message = "a generator can be read once, a data set is read again"
     assert refuse(dataset=(row for row in OWN)) == message
     assert refuse(dataset=OWN, eval_dataset=(row for row in OWN)) == message
 

@@ -385,7 +385,7 @@ def test_texts_as_objects_have_the_perplexity_of_their_file(loaded, tmp_path):
     [
         (3, "expected a data set or an iterable of mappings, got a number"),
         (["a"], "expected a data set or an iterable of mappings, got texts"),
-        (iter(ROWS), "a list_iterator can be read once, rows are read twice"),
+        (iter(ROWS), "a list_iterator can be read once, a data set is read again"),
         ([{"t": "a", "label": 0}], "the data set row 1: column 'text' not in [t, label]"),
         ([], "0 examples in the data set"),
     ],

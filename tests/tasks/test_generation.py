@@ -321,6 +321,13 @@ def test_generate_says_where_a_setting_of_another_name_stands(setting, meant):
     assert str(caught.value).endswith(f" (did you mean {meant}?)")
 
 
+def test_what_another_call_takes_is_told_by_the_verb_that_has_it_alone():
+    with pytest.raises(TypeError, match=r"src_lang, tgt_lang \(did you mean tgt_lang\?\)$"):
+        llmkit.translate("a", model=MISSING, to="zh")
+    with pytest.raises(TypeError, match=r"stride$"):
+        llmkit.classify("a", model=MISSING, num_samples=2)
+
+
 def test_generate_says_what_takes_several_texts():
     with pytest.raises(TypeError, match=r"got a list of texts; generate_batch takes those$"):
         generate(["a", "b"], model=MISSING)
